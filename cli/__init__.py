@@ -1,0 +1,60 @@
+"""The command line."""
+
+if __name__ != "particles.cli":
+    raise ImportError(
+        "the command line is installed as the package particles.cli: "
+        "run `pip install -e .` in the project's root, then `particles` or `python -m particles.cli`"
+    )
+
+import importlib
+import os
+
+import click
+
+os.environ.setdefault("KEOPS_VERBOSE", "0")  # its chatter would go to standard output
+os.environ.setdefault("PYKEOPS_VERBOSE", "0")
+
+COMMANDS = {
+    "simulate": "Move particles along a Lipschitz-regularised gradient flow onto a data set.",
+    "info": "Print versions, devices, the state of KeOps, and all names that can be chosen.",
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"particles.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "PARTICLES",
+        "max_content_width": 110,
+    },
+)
+@click.version_option(package_name="lipschitz-particles", prog_name="particles")
+def main() -> None:
+    """Particle gradient flows without a generator.
+
+    \b
+    To start:
+      particles simulate --target moons --output runs/moons
+      particles simulate --target data.csv --label class --output runs/data
+    \b
+    Results go to standard output, progress and warnings to standard error. Exit codes: 0 done, 2 bad input or
+    options, 3 diverged (the last good particles are saved), 130 interrupted and 143 terminated (saved; go on
+    with --resume).
+    """

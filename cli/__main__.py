@@ -1,0 +1,5 @@
+"""``python -m particles.cli``."""
+
+from particles.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""``particles info``"""
+
+import json
+import shutil
+from typing import Any
+
+import click
+
+from particles import build
+
+
+@click.command("info")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(as_json: bool) -> None:
+    """Print versions, devices, the state of KeOps, and all names that can be chosen."""
+    found = {"versions": _versions(), "devices": _devices(), "keops": _keops(), "names": _names()}
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for title, section in found.items():
+        click.echo(title)
+        for name, value in section.items():
+            click.echo(f"  {name:<18} {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
+
+
+def _versions() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    packages = "lipschitz-particles torch numpy scipy pandas scikit-learn POT geomloss pykeops matplotlib click pyarrow"
+    for package in packages.split():
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _devices() -> dict[str, Any]:
+    import torch
+
+    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": f"{torch.get_num_threads()} threads", "cuda": cards or "none"}
+
+
+def _keops() -> dict[str, Any]:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    state = {"compiler": compiler or "none: KeOps formulas cannot be compiled"}
+    try:
+        import keopscore
+        import pykeops  # noqa: F401
+
+        state["cache"] = keopscore.get_build_folder()
+    except Exception as error:  # whatever a broken installation raises is the answer here
+        state["cache"] = f"KeOps cannot be imported: {error}"
+    return state
+
+
+def _names() -> dict[str, Any]:
+    return {
+        "targets": [*build.TOYS, *build.REAL],
+        "sources": [*build.SOURCES, *build.TOYS, *build.REAL],
+        "divergences": list(build.DIVERGENCES),
+        "steppers": list(build.STEPPERS),
+        "activations": list(build.ACTIVATIONS),
+        "constraints": list(build.CONSTRAINTS),
+        "scales": list(build.SCALES),
+    }

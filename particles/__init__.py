@@ -1,0 +1,92 @@
+"""Particle gradient flows without a generator.
+
+A potential is fitted to two clouds, a flow is its downhill velocity, a stepper moves the first cloud along it, and
+one loop repeats that and tells its observers. Names are imported when they are first used, so that
+``import particles`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from particles.build import Simulation as Simulation
+    from particles.build import Specification as Specification
+    from particles.cloud import Cloud as Cloud
+    from particles.data.tables import Schema as Schema
+    from particles.data.tables import Table as Table
+    from particles.data.tables import read_table as read_table
+    from particles.divergences import KL as KL
+    from particles.divergences import W1 as W1
+    from particles.divergences import Alpha as Alpha
+    from particles.divergences import Divergence as Divergence
+    from particles.divergences import JensenShannon as JensenShannon
+    from particles.divergences import ReverseKL as ReverseKL
+    from particles.flows.base import Flow as Flow
+    from particles.flows.gradient import GradientFlow as GradientFlow
+    from particles.keys import Key as Key
+    from particles.metrics.energy import energy_distance as energy_distance
+    from particles.metrics.memorisation import nearest_ratio as nearest_ratio
+    from particles.metrics.summary import summarise as summarise
+    from particles.metrics.transport import sinkhorn as sinkhorn
+    from particles.metrics.transport import w2 as w2
+    from particles.networks.dense import DenseNetwork as DenseNetwork
+    from particles.plot.figure import figure as figure
+    from particles.potentials.base import Potential as Potential
+    from particles.potentials.neural import NeuralPotential as NeuralPotential
+    from particles.processes import Evolve as Evolve
+    from particles.processes import State as State
+    from particles.run.loop import Diverged as Diverged
+    from particles.run.loop import Interrupted as Interrupted
+    from particles.run.loop import simulate as simulate
+    from particles.run.observers import AtRest as AtRest
+    from particles.run.observers import Distance as Distance
+    from particles.run.reader import Run as Run
+    from particles.run.store import Folder as Folder
+    from particles.run.store import Memory as Memory
+    from particles.steppers.base import Stepper as Stepper
+    from particles.steppers.euler import Euler as Euler
+    from particles.steppers.runge_kutta import RungeKutta as RungeKutta
+    from particles.steppers.runge_kutta import heun as heun
+
+_HOMES = {
+    "build": ["Simulation", "Specification"],
+    "cloud": ["Cloud"],
+    "data.tables": ["Schema", "Table", "read_table"],
+    "divergences": ["Alpha", "Divergence", "JensenShannon", "KL", "ReverseKL", "W1"],
+    "flows.base": ["Flow"],
+    "flows.gradient": ["GradientFlow"],
+    "keys": ["Key"],
+    "metrics.energy": ["energy_distance"],
+    "metrics.memorisation": ["nearest_ratio"],
+    "metrics.summary": ["summarise"],
+    "metrics.transport": ["sinkhorn", "w2"],
+    "networks.dense": ["DenseNetwork"],
+    "plot.figure": ["figure"],
+    "potentials.base": ["Potential"],
+    "potentials.neural": ["NeuralPotential"],
+    "processes": ["Evolve", "State"],
+    "run.loop": ["Diverged", "Interrupted", "simulate"],
+    "run.observers": ["AtRest", "Distance"],
+    "run.reader": ["Run"],
+    "run.store": ["Folder", "Memory"],
+    "steppers.base": ["Stepper"],
+    "steppers.euler": ["Euler"],
+    "steppers.runge_kutta": ["RungeKutta", "heun"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'particles' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"particles.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

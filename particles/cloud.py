@@ -1,0 +1,109 @@
+"""The empirical measure: points, and the expectation over them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from particles.keys import Key
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    r"""A set of points as a probability measure :math:`\sum_i w_i \delta_{x_i}`.
+
+    Expectations are methods of the cloud, so that no divergence and no network has to know about weights.
+
+    Arguments:
+        x: The points, with shape :math:`(n, d)`.
+        label: The class of each point, integers with shape :math:`(n,)`, or ``None``.
+        weight: The mass of each point, positive, with shape :math:`(n,)`, summing to one, or ``None`` for equal masses.
+        carried: How many of the last rows only ride along: they are moved with the others, but
+            ``active`` leaves them out, so they influence nothing.
+
+    Raises:
+        ValueError: If a shape does not fit, or the cloud is empty.
+    """
+
+    x: Tensor
+    label: Tensor | None = None
+    weight: Tensor | None = None
+    carried: int = 0
+
+    def __post_init__(self) -> None:
+        if self.x.ndim != 2 or not self.x.is_floating_point():
+            raise ValueError(
+                f"a cloud needs floating-point points of shape (n, d), not {self.x.dtype} {tuple(self.x.shape)}"
+            )
+        if not 0 <= self.carried < len(self.x):
+            raise ValueError(
+                f"a cloud of {len(self.x)} points, {self.carried} of them carried, has no point of its own"
+            )
+        for name, value in (("label", self.label), ("weight", self.weight)):
+            if value is not None and value.shape != (len(self.x),):
+                raise ValueError(f"{name} needs shape ({len(self.x)},), one entry per point, not {tuple(value.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def dimension(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def mass(self) -> Tensor:
+        """The mass of each point, with shape :math:`(n,)`."""
+        return self.x.new_full((len(self),), 1 / len(self)) if self.weight is None else self.weight
+
+    def at(self, x: Tensor) -> Cloud:
+        """The same points, moved to ``x``."""
+        return replace(self, x=x)
+
+    def take(self, index: Tensor | slice) -> Cloud:
+        """The chosen points; their weights are brought back to sum one, and none of them is carried."""
+        label = None if self.label is None else self.label[index]
+        weight = None if self.weight is None else self.weight[index] / self.weight[index].sum()
+        return Cloud(self.x[index], label, weight)
+
+    @property
+    def active(self) -> Cloud:
+        """The points that count: without the carried ones."""
+        return self.take(slice(0, len(self) - self.carried)) if self.carried else self
+
+    @property
+    def riders(self) -> Cloud | None:
+        """The carried points alone, or ``None``."""
+        return self.take(slice(len(self) - self.carried, None)) if self.carried else None
+
+    def join(self, riders: Cloud) -> Cloud:
+        """This cloud with another one carried along behind it."""
+        if self.carried or self.weight is not None or riders.weight is not None:
+            raise ValueError("only clouds without weights and carried points can be joined")
+        if (self.label is None) != (riders.label is None):
+            raise ValueError("carried points need labels exactly if the particles have them")
+        label = None if self.label is None or riders.label is None else torch.cat((self.label, riders.label))
+        return Cloud(torch.cat((self.x, riders.x)), label, carried=len(riders))
+
+    def draw(self, size: int | None, key: Key) -> Cloud:
+        """A minibatch of ``size`` different points (with weights: independent draws by weight), or the cloud itself if it is no larger."""
+        if size is None or size >= len(self):
+            return self
+        generator = key.generator(self.x.device)
+        if self.weight is None:
+            index = torch.randperm(len(self), generator=generator, device=self.x.device)[:size]
+            return self.take(index)
+        index = torch.multinomial(self.weight, size, replacement=True, generator=generator)
+        return replace(self.take(index), weight=None)  # the draw has already spent the weights
+
+    def mean(self, values: Tensor) -> Tensor:
+        r"""The expectation of ``values``, with shape :math:`(..., n)`, over the last axis."""
+        return values.mean(-1) if self.weight is None else (values * self.weight).sum(-1)
+
+    def logmeanexp(self, values: Tensor) -> Tensor:
+        r"""The logarithm of the expectation of ``exp(values)``, with shape :math:`(..., n)`, without overflow."""
+        if self.weight is None:
+            return torch.logsumexp(values, -1) - math.log(values.shape[-1])
+        return torch.logsumexp(values + self.weight.log(), -1)

@@ -1,0 +1,1 @@
+"""Data in and out: tables, named toy targets, real data sets."""

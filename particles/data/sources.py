@@ -1,0 +1,53 @@
+"""Laws that particles start from, in the units of the flow."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from particles.cloud import Cloud
+from particles.keys import Key
+
+
+def gaussian(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cloud:
+    """Independent normal coordinates with this mean and standard deviation."""
+    noise = torch.randn(count, target.dimension, generator=key.generator(), dtype=torch.float64)
+    return _like(target, mean + std * noise, _shares(target, count))
+
+
+def uniform(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cloud:
+    """Uniform in a cube, its coordinates with this mean and standard deviation: of side std · √12."""
+    part = torch.rand(count, target.dimension, generator=key.generator(), dtype=torch.float64)
+    return _like(target, mean + std * math.sqrt(12) * (part - 0.5), _shares(target, count))
+
+
+def bootstrap(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cloud:
+    """Rows of the target drawn anew, with a normal jitter of this mean and standard deviation."""
+    generator = key.generator()
+    label = _shares(target, count)
+    if label is None or target.label is None:
+        rows = torch.randint(len(target), (count,), generator=generator)
+    else:
+        rows = torch.empty(count, dtype=torch.long)
+        for c in label.unique():
+            own = (target.label.cpu() == c).nonzero()[:, 0]
+            here = label == c
+            rows[here] = own[torch.randint(len(own), (int(here.sum()),), generator=generator)]
+    noise = torch.randn(count, target.dimension, generator=generator, dtype=torch.float64)
+    return _like(target, target.x.cpu().double()[rows] + mean + std * noise, label)
+
+
+def _like(target: Cloud, x: Tensor, label: Tensor | None) -> Cloud:
+    return Cloud(x.to(target.x), None if label is None else label.to(target.x.device))
+
+
+def _shares(target: Cloud, count: int) -> Tensor | None:
+    """Labels in the proportions of the target's, to the nearest particle (largest remainders first)."""
+    if target.label is None:
+        return None
+    wanted = torch.bincount(target.label.cpu()).double() / len(target) * count
+    whole = wanted.floor()
+    whole[(whole - wanted).argsort(stable=True)[: count - int(whole.sum())]] += 1
+    return torch.repeat_interleave(torch.arange(len(whole)), whole.long())

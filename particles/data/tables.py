@@ -1,0 +1,364 @@
+"""Tables: files of numbers in, particles in the same columns, types and units out."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from particles.cloud import Cloud
+
+logger = logging.getLogger("particles")
+
+SCALES = ("standard", "global", "none")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numeric columns of a data set, and the class of each row.
+
+    Arguments:
+        name: Where it comes from, for messages.
+        values: The rows, float64 with shape (n, d).
+        columns: The names of the columns.
+        dtypes: The type that each column had, and will have again.
+        header: Whether the file names its columns.
+        label: The class of each row as it was written, with shape (n,), or ``None``.
+        label_column: The name of the column of classes, and its place among all columns; ``None`` without.
+    """
+
+    name: str
+    values: np.ndarray
+    columns: tuple[str, ...]
+    dtypes: tuple[np.dtype, ...]
+    header: bool = True
+    label: np.ndarray | None = None
+    label_column: tuple[str, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, index: np.ndarray) -> Table:
+        """The chosen rows."""
+        return replace(self, values=self.values[index], label=None if self.label is None else self.label[index])
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of columns, values and labels: two tables with the same one hold the same data."""
+        digest = hashlib.blake2b(repr((self.columns, self.values.shape)).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(self.values).tobytes())
+        digest.update(repr(None if self.label is None else self.label.tolist()).encode())
+        return digest.hexdigest()
+
+
+def array_table(name: str, values: np.ndarray, label: np.ndarray | None = None) -> Table:
+    """A table of unnamed columns ``x0``, ``x1``, …; a label column, if there is one, is called ``label`` and comes last.
+
+    Raises:
+        ValueError: If the array is not one of at least two rows of finite numbers.
+    """
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2 or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+        raise ValueError(
+            f"{name}: expected an array of numbers with shape (rows, columns), not {values.dtype} {values.shape}"
+        )
+    columns = tuple(f"x{i}" for i in range(values.shape[1]))
+    frame = pd.DataFrame(values, columns=list(columns))
+    if label is None:
+        return _frame_table(name, frame, None, header=True, first_line=1)
+    if label.shape != (len(values),):
+        raise ValueError(f"{name}: the labels need shape ({len(values)},), one per row, not {label.shape}")
+    return _frame_table(name, frame.assign(label=label), "label", header=True, first_line=1)
+
+
+def read_table(path: Path, label: str | None = None, header: bool | None = None) -> Table:
+    """Reads CSV (any usual separator), Parquet, ``.npy`` or ``.npz``.
+
+    An ``.npz`` file holds the rows in its only array or in the one called ``x``; ``label`` may name another.
+
+    Arguments:
+        path: The file.
+        label: The column (or array) of classes, kept out of the numbers; text is welcome there alone.
+        header: Whether the first line of a CSV names the columns; found out if ``None``.
+
+    Raises:
+        ValueError: If the file cannot be read as such, naming file, line and column.
+        FileNotFoundError: If there is no such file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a CSV, Parquet, npy or npz file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    kind = path.suffix.lower()
+    if kind in (".npy", ".npz"):
+        return _read_arrays(path, label)
+    if kind in (".parquet", ".pq"):
+        return _frame_table(str(path), _read_parquet(path), label, header=True, first_line=1)
+    return _read_csv(path, label, header)
+
+
+def _read_arrays(path: Path, label: str | None) -> Table:
+    try:
+        with np.load(path, allow_pickle=False) as found:  # type: ignore[union-attr]
+            arrays = {name: found[name] for name in found.files} if path.suffix.lower() == ".npz" else {}
+    except (AttributeError, TypeError):
+        arrays = {}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as a NumPy file: {error}") from None
+    if path.suffix.lower() == ".npy":
+        if label is not None:
+            raise ValueError(f"{path}: an npy file has no column {label!r}; put rows and labels into an npz file")
+        return array_table(str(path), np.load(path, allow_pickle=False))
+    rows = [name for name in arrays if name != label]
+    chosen = "x" if "x" in rows else rows[0] if len(rows) == 1 else None
+    if chosen is None:
+        raise ValueError(f"{path} holds the arrays {', '.join(arrays)}; expected one, or one called x")
+    if label is not None and label not in arrays:
+        raise ValueError(f"{path} has no array {label!r} for the labels; it holds {', '.join(arrays)}")
+    return array_table(str(path), arrays[chosen], None if label is None else arrays[label])
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except ImportError:
+        raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install 'lipschitz-particles[parquet]'") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def _read_csv(path: Path, label: str | None, header: bool | None) -> Table:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            head = file.read(1 << 16)
+        separator = _separator(head.splitlines()[:20])
+        first = next(csv.reader([head.splitlines()[0]], delimiter=separator))
+        if header is None:
+            header = _is_header(first)
+        frame = pd.read_csv(
+            path,
+            sep=r"\s+" if separator == " " else separator,
+            header=0 if header else None,
+            encoding="utf-8-sig",
+            skip_blank_lines=False,
+            skipinitialspace=True,
+            float_precision="round_trip",
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, IndexError) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {str(error).strip()}") from None
+    while len(frame) and frame.iloc[-1].isna().all():  # blank lines at the end
+        frame = frame.iloc[:-1]
+    if not header:
+        frame.columns = pd.Index([f"x{i}" for i in range(frame.shape[1])])
+    elif duplicates := sorted({name for name in first if first.count(name) > 1}):
+        raise ValueError(f"{path}: the column name {duplicates[0]!r} occurs more than once")
+    frame = _without_index(path, frame.rename(columns=str))
+    return _frame_table(str(path), frame, label, header, first_line=2 if header else 1)
+
+
+def _separator(lines: Sequence[str]) -> str:
+    counts = {mark: min((line.count(mark) for line in lines if line.strip()), default=0) for mark in ",;\t|"}
+    best = max(counts, key=lambda mark: counts[mark])
+    if counts[best]:
+        return best
+    return " " if any(len(line.split()) > 1 for line in lines) and all(map(_numeric, " ".join(lines).split())) else ","
+
+
+def _is_header(first: Sequence[str]) -> bool:
+    counted = len(first) > 1 and list(first) == [str(i) for i in range(len(first))]  # pandas' names for unnamed columns
+    return counted or not all(_numeric(entry) for entry in first if entry.strip())
+
+
+def _numeric(entry: str) -> bool:
+    try:
+        float(entry)
+    except ValueError:
+        return False
+    return True
+
+
+def _without_index(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without the row numbers that pandas writes into a first column without a name."""
+    first = frame.columns[0]
+    if first.startswith("Unnamed: ") and np.array_equal(frame[first], np.arange(len(frame))):
+        logger.warning("%s: the first column has no name and counts the rows; it is left out", path)
+        return frame.drop(columns=first)
+    return frame
+
+
+def _frame_table(name: str, frame: pd.DataFrame, label: str | None, header: bool, first_line: int) -> Table:
+    """Checks a frame and takes it apart; ``first_line`` is the number, in the file, of its first row."""
+    place, classes = None, None
+    if label is not None:
+        if label not in frame.columns:
+            raise ValueError(f"{name} has no column {label!r} for the labels; it has {_some(frame.columns)}")
+        place = (label, list(frame.columns).index(label))
+        classes = frame[label].to_numpy()
+        if (missing := frame[label].isna().to_numpy()).any():
+            raise ValueError(f"{name}, line {first_line + int(missing.argmax())}: the label {label!r} is missing")
+        frame = frame.drop(columns=label)
+    if frame.shape[1] == 0:
+        raise ValueError(f"{name} has no column of numbers")
+    if len(frame) < 2:
+        raise ValueError(f"{name} has {len(frame)} row{'s' * (len(frame) != 1)}; a flow needs at least 2")
+    values = np.empty(frame.shape)
+    for i, column in enumerate(frame.columns):
+        values[:, i] = _numbers(name, str(column), frame[column], first_line)
+    return Table(
+        name, values, tuple(map(str, frame.columns)), tuple(np.dtype(t) for t in frame.dtypes), header, classes, place
+    )
+
+
+def _numbers(name: str, column: str, series: pd.Series, first_line: int) -> np.ndarray:
+    missing = series.isna().to_numpy()
+    if not (pd.api.types.is_numeric_dtype(series.dtype) and isinstance(series.dtype, np.dtype)):
+        text = ~pd.Series(pd.to_numeric(series, errors="coerce")).notna().to_numpy() & ~missing
+        if text.any() or not missing.any():
+            at = int(text.argmax())
+            raise ValueError(
+                f"{name}, line {first_line + at}, column {column!r}: {series.iloc[at]!r} is not a number; "
+                f"drop the column, or name it with --label if it holds classes"
+            )
+    if missing.any():
+        raise ValueError(
+            f"{name}, line {first_line + int(missing.argmax())}, column {column!r}: the value is missing; fill it in or drop the row"
+        )
+    values = series.to_numpy(dtype=np.float64)
+    if not (finite := np.isfinite(values)).all():
+        at = int((~finite).argmax())
+        raise ValueError(f"{name}, line {first_line + at}, column {column!r}: {values[at]} is not finite")
+    return values
+
+
+def _some(names: Iterable[str], most: int = 8) -> str:
+    names = list(names)
+    listed = ", ".join(repr(str(name)) for name in names[:most])
+    return listed + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a target, and the scale on which a flow sees them.
+
+    A constant column takes no part in the flow and comes back as it was.
+
+    Arguments:
+        table: The target that it was fitted on.
+        scale: How: ``standard`` (each column to mean 0 and standard deviation 1), ``global`` (each column to mean 0,
+            all of them divided by one number, so that distances keep their proportions) or ``none``.
+        varying: Which columns are not constant, with shape (d,).
+        shift: The origin of each varying column, in its own unit.
+        unit: The length of one unit of the flow in each varying column's own unit.
+        levels: The classes, in order, or ``None``.
+        dtype: The floating-point type of the particles.
+    """
+
+    table: Table
+    scale: str
+    varying: np.ndarray
+    shift: np.ndarray
+    unit: np.ndarray
+    levels: np.ndarray | None
+    dtype: torch.dtype = torch.float32
+
+    @staticmethod
+    def fit(table: Table, scale: str, dtype: torch.dtype = torch.float32) -> Schema:
+        """The schema of a target.
+
+        Raises:
+            ValueError: If ``scale`` is unknown, or all columns are constant.
+        """
+        if scale not in SCALES:
+            raise ValueError(f"scale {scale!r} is not one of {', '.join(SCALES)}")
+        varying = table.values.min(0) < table.values.max(0)
+        if not varying.any():
+            raise ValueError(f"{table.name}: every column is constant, so there is nothing to flow to")
+        if not varying.all():
+            constant = [name for name, varies in zip(table.columns, varying) if not varies]
+            logger.warning("%s: kept constant: column%s %s", table.name, "s" * (len(constant) > 1), _some(constant))
+        values = table.values[:, varying]
+        shift = values.mean(0) if scale != "none" else np.zeros(values.shape[1])
+        spread = values.std(0)
+        if scale == "global":
+            spread = np.full_like(spread, np.sqrt(np.square(spread).mean()))
+        unit = spread if scale != "none" else np.ones_like(shift)
+        levels = None if table.label is None else np.unique(table.label)
+        return Schema(table, scale, varying, shift, unit, levels, dtype)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the varying columns: what the coordinates of a particle are."""
+        return [name for name, varies in zip(self.table.columns, self.varying) if varies]
+
+    def encode(self, table: Table, device: torch.device | str = "cpu") -> Cloud:
+        """A table with the same columns, as a cloud in the units of the flow.
+
+        Raises:
+            ValueError: If columns or classes are not those of the target.
+        """
+        if len(table.columns) != len(self.table.columns):
+            raise ValueError(
+                f"{table.name} has {len(table.columns)} columns of numbers, but {self.table.name} has {len(self.table.columns)}"
+            )
+        if table.header and self.table.header and table.columns != self.table.columns:
+            a, b = next((a, b) for a, b in zip(table.columns, self.table.columns) if a != b)
+            raise ValueError(
+                f"{table.name} has column {a!r} where {self.table.name} has {b!r}; give both the same columns"
+            )
+        x = (table.values[:, self.varying] - self.shift) / self.unit
+        label = None
+        if self.levels is not None:
+            if table.label is None:
+                raise ValueError(f"{table.name} has no labels, but {self.table.name} has")
+            if len(strange := np.setdiff1d(table.label, self.levels)):
+                raise ValueError(f"{table.name} has the class {strange[0]!r}, which {self.table.name} has not")
+            label = torch.as_tensor(np.searchsorted(self.levels, table.label), device=device)
+        return Cloud(torch.as_tensor(x, dtype=self.dtype, device=device), label)
+
+    def points(self, x: torch.Tensor) -> np.ndarray:
+        """Points in the units of the target, varying columns alone, in the type of ``x``."""
+        values = x.detach().cpu().numpy()
+        return np.asarray(values.astype(np.float64) * self.unit + self.shift, dtype=values.dtype)
+
+    def decode(self, cloud: Cloud) -> pd.DataFrame:
+        """A cloud as rows of the target: its columns in its order, its types and its units."""
+        values = np.empty((len(cloud), len(self.varying)), dtype=np.float64)
+        values[:, ~self.varying] = self.table.values[0, ~self.varying]
+        values[:, self.varying] = self.points(cloud.x)
+        float_type = np.float32 if self.dtype == torch.float32 else np.float64
+        frame = pd.DataFrame(
+            {
+                name: _typed(values[:, i], dtype, float_type)
+                for i, (name, dtype) in enumerate(zip(self.table.columns, self.table.dtypes))
+            }
+        )
+        if self.levels is not None and self.table.label_column is not None and cloud.label is not None:
+            name, place = self.table.label_column
+            frame.insert(place, name, self.levels[cloud.label.cpu().numpy()])
+        return frame
+
+    def write(self, cloud: Cloud, path: Path) -> None:
+        """A cloud as a CSV file of the target's kind."""
+        self.decode(cloud).to_csv(path, index=False, header=self.table.header)
+
+
+def _typed(values: np.ndarray, dtype: np.dtype, float_type: type) -> np.ndarray:
+    if dtype.kind == "b":
+        return np.asarray(values > 0.5)
+    if dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        values = np.rint(values).clip(bounds.min, bounds.max)
+    return values.astype(dtype if dtype.kind in "iu" else float_type, copy=False)

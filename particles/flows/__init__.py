@@ -1,0 +1,1 @@
+"""Flows: the velocity of a cloud at a time."""

@@ -1,0 +1,25 @@
+"""How closely particles copy the points that they were driven to."""
+
+from __future__ import annotations
+
+import torch
+
+from particles.cloud import Cloud
+
+
+def nearest_distance(a: Cloud, b: Cloud) -> float:
+    """The median distance from a point of ``a`` to its nearest point in ``b``; a length, in the units of the points."""
+    from scipy.spatial import cKDTree
+
+    distance, _ = cKDTree(b.x.detach().cpu().numpy()).query(a.x.detach().cpu().numpy())
+    return float(torch.as_tensor(distance).quantile(0.5))
+
+
+def nearest_ratio(particles: Cloud, training: Cloud, holdout: Cloud) -> float:
+    """The median distance from a particle to the training points, over that from a held-out point to them.
+
+    1 where particles are to the training points as fresh data are, towards 0 where they are copies of them.
+    """
+    fresh = nearest_distance(holdout, training)
+    near = nearest_distance(particles, training)
+    return near / fresh if fresh > 0 else float("inf") if near > 0 else 1.0

@@ -1,0 +1,36 @@
+"""The quality of particles in a handful of numbers."""
+
+from __future__ import annotations
+
+from particles.cloud import Cloud
+from particles.keys import Key
+from particles.metrics.energy import energy_distance
+from particles.metrics.memorisation import nearest_ratio
+from particles.metrics.transport import w2
+
+
+def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, size: int = 2000) -> dict[str, float]:
+    """Distances to the target, and to a held-out part of it where there is one.
+
+    ``w2_floor`` is what the target itself has to its held-out part: what no honest method beats by much. A distance to
+    the target far below the one to the held-out part, or a ``nearest_ratio`` below 1, is a sign of copying.
+
+    Arguments:
+        particles: The particles.
+        target: The target points that they were driven to.
+        holdout: Target points that they never saw, or ``None``.
+        key: The source of the subsamples.
+        size: The most points of a cloud that are looked at.
+    """
+    p, q = particles.draw(size, key.fold("particles")), target.draw(size, key.fold("target"))
+    found = {"w2_target": w2(p, q), "energy_target": energy_distance(p, q)}
+    if holdout is not None:
+        h = holdout.draw(size, key.fold("holdout"))
+        found |= {
+            "w2_holdout": w2(p, h),
+            "w2_floor": w2(q, h),
+            "energy_holdout": energy_distance(p, h),
+            "energy_floor": energy_distance(q, h),
+            "nearest_ratio": nearest_ratio(p, q, h),
+        }
+    return found

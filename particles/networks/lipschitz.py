@@ -1,0 +1,172 @@
+r"""Two ways to keep a discriminator L-Lipschitz: weights of bounded operator norm, and a penalty on the slope.
+
+The operator norm of a weight is its largest singular value. (The authors' code divides by the Frobenius norm,
+which bounds it but is several times larger, so their networks start far below the slope that they are allowed.)
+While a network is trained the norm is followed by power iteration, one step per call from where the last one
+ended; whenever it is used, in evaluation mode, the norm is computed exactly, so that the bound holds always.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class Scaling:
+    r"""A weight divided by what it has too much norm, and the way back for gradients.
+
+    Attributes:
+        weight: The matrix W before scaling.
+        factor: :math:`\min(1, b/\|W\|)`; one number, or one per row.
+        share: 1 / norm where the bound is active, 0 elsewhere.
+        slope: The derivative of the norm in W, with the shape of W.
+    """
+
+    weight: Tensor
+    factor: Tensor
+    share: Tensor
+    slope: Tensor
+
+    @staticmethod
+    def of(weight: Tensor, norm: Tensor, slope: Tensor, bound: Tensor) -> Scaling:
+        capped = torch.minimum(norm, bound)
+        return Scaling(weight, capped / norm, (norm - capped).sign_().div_(norm), slope)
+
+    def pull(self, gradient: Tensor) -> Tensor:
+        """The gradient in W of a function with the given gradient in the scaled weight."""
+        along = gradient * self.weight
+        along = along.sum() if self.share.ndim == 0 else along.sum(1, keepdim=True)
+        return gradient.addcmul(self.slope, along.mul_(self.share), value=-1).mul_(self.factor)
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight, scaling):  # type: ignore[no-untyped-def]
+        ctx.scaling = scaling
+        return weight * scaling.factor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return ctx.scaling.pull(gradient), None
+
+
+class Bounded(nn.Module, ABC):
+    """A matrix whose norm stays within a bound, as a module without arguments.
+
+    Arguments:
+        weight: The initial matrix, with shape ``(outputs, inputs)``.
+        bound: The largest norm, ``inf`` for any.
+    """
+
+    bound: Tensor
+
+    def __init__(self, weight: Tensor, bound: float):
+        super().__init__()
+        self.bounded = bound < math.inf
+        self.register_buffer("bound", torch.tensor(bound), persistent=False)
+        self.weight = nn.Parameter(weight)
+
+    def forward(self) -> Tensor:
+        """The bounded matrix, differentiable in the weight while in training mode."""
+        matrix, scaling = self.push()
+        return matrix if scaling is None else _Scaled.apply(self.weight, scaling)
+
+    @abstractmethod
+    def push(self) -> tuple[Tensor, Scaling | None]:
+        """The bounded matrix outside of autograd, and the way back; ``None`` where the weight was not scaled."""
+
+
+class BoundedWeight(Bounded):
+    r"""A matrix of operator norm at most ``bound``: :math:`\min(1, b/\|W\|)\, W`.
+
+    A matrix that is already within the bound is left as it is, so that a discriminator can become flat where
+    particles and target agree. In evaluation mode the norm is exact, and the weight takes no gradient.
+
+    Arguments:
+        outputs: The number of rows.
+        inputs: The number of columns.
+        bound: The largest operator norm, ``inf`` for any.
+        generator: The source of the initial matrix: a normal law, scaled to the bound.
+    """
+
+    left: Tensor
+    right: Tensor
+    settled: Tensor
+
+    def __init__(self, outputs: int, inputs: int, bound: float, generator: torch.Generator):
+        weight = torch.randn(outputs, inputs, generator=generator) * math.sqrt(2 / inputs)
+        left, norms, right = torch.linalg.svd(weight, full_matrices=False)
+        super().__init__(weight if bound == math.inf else weight * (bound / norms[0]), bound)
+        self.register_buffer("left", left[:, 0].clone())
+        self.register_buffer("right", right[0].clone())
+        self.register_buffer("settled", self.weight.detach().clone(), persistent=False)
+        self.register_load_state_dict_post_hook(lambda *_: self._settle())
+
+    def train(self, mode: bool = True) -> BoundedWeight:
+        super().train(mode)
+        self._settle()
+        return self
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        if self.training or not self.bounded:
+            return
+        norm = torch.linalg.matrix_norm(self.weight, 2)
+        torch.mul(self.weight, (self.bound / norm).clamp_(max=1), out=self.settled)
+
+    def push(self) -> tuple[Tensor, Scaling | None]:
+        if not self.bounded:
+            return self.weight, None
+        if not self.training:
+            return self.settled, None
+        weight, left, right = self.weight.detach(), self.left, self.right
+        torch.mv(weight.mT, left, out=right)
+        right /= torch.linalg.vector_norm(right)
+        torch.mv(weight, right, out=left)
+        norm = torch.linalg.vector_norm(left)  # = uᵀ W v
+        left /= norm
+        scaling = Scaling.of(weight, norm, torch.outer(left, right), self.bound)
+        return weight * scaling.factor, scaling
+
+
+class BoundedRows(Bounded):
+    """A matrix whose rows have Euclidean norm at most ``bound`` each: the outputs for several classes, each a map to R.
+
+    Arguments:
+        outputs: The number of rows.
+        inputs: The number of columns.
+        bound: The largest norm of a row, ``inf`` for any.
+        generator: The source of the initial rows, of norm ``bound``.
+    """
+
+    def __init__(self, outputs: int, inputs: int, bound: float, generator: torch.Generator):
+        weight = torch.randn(outputs, inputs, generator=generator)
+        norm = weight.norm(dim=1, keepdim=True)
+        super().__init__(weight / norm * (1.0 if bound == math.inf else bound), bound)
+
+    def push(self) -> tuple[Tensor, Scaling | None]:
+        if not self.bounded:
+            return self.weight, None
+        weight = self.weight.detach()
+        norm = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+        scaling = Scaling.of(weight, norm, weight / norm, self.bound)
+        return weight * scaling.factor, scaling if self.training else None
+
+
+def slope_penalty(values: Tensor, x: Tensor, lipschitz: float) -> Tensor:
+    r"""The one-sided gradient penalty :math:`E \max(\|\nabla\varphi\|^2 / L^2 - 1, 0)`, on the full gradient norm.
+
+    Arguments:
+        values: φ at ``x``, with shape :math:`(n,)`, each depending on its own row alone.
+        x: Points that require gradients, with shape :math:`(n, d)`.
+        lipschitz: The bound L.
+    """
+    (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
+    return (gradient.square().sum(1) / lipschitz**2 - 1).clamp(min=0).mean()

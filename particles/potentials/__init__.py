@@ -1,0 +1,1 @@
+"""Potentials: functions fitted to two clouds, whose gradient moves the first."""

@@ -1,0 +1,38 @@
+"""What every potential can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from particles.cloud import Cloud
+from particles.keys import Key
+
+Info = dict[str, Tensor | float]
+"""Scalars for the reader of a run. Tensors stay on their device until a step is logged."""
+
+
+class Potential(ABC):
+    """A function φ fitted to two clouds; particles move along −∇φ."""
+
+    @abstractmethod
+    def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        """Fits φ to the particles ``p`` and the target ``q``, from wherever it was; answers at least ``divergence``."""
+
+    @abstractmethod
+    def phi(self, cloud: Cloud) -> Tensor:
+        """The values of φ at the points of a cloud, with shape :math:`(n,)`."""
+
+    @abstractmethod
+    def grad(self, cloud: Cloud) -> Tensor:
+        """The gradient of φ at the points of a cloud, with shape :math:`(n, d)`."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next ``fit`` depends on: tensors, numbers and containers of them."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what ``state_dict`` gave."""

@@ -1,0 +1,136 @@
+"""The one loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from particles.potentials.base import Info
+from particles.processes import Process, State
+from particles.run.store import Memory, Row, Store
+
+Observer = Callable[[State], dict[str, float]]
+"""Reads a state at logged steps and answers named numbers; it draws from its own key, and changes nothing."""
+
+Rule = Callable[[list[Row]], bool]
+"""Reads the logged rows and says whether the run has come to rest."""
+
+
+class Diverged(FloatingPointError):
+    """A step gave a number that is not finite. The last good state is saved."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop. The step under way was finished, and its state saved.
+
+    Attributes:
+        signal: The number of the signal that asked.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.signal = number
+
+
+def simulate(
+    process: Process,
+    stop: int,
+    store: Store | None = None,
+    observers: Sequence[Observer] = (),
+    at_rest: Rule | None = None,
+) -> State:
+    """Takes a process to step ``stop``, from wherever its store left off.
+
+    Measurements stay on their device until a step is logged, or every step where the device is the host;
+    then they are fetched at once and checked.
+
+    Arguments:
+        process: What is repeated.
+        stop: The number of the last step.
+        store: Where states and rows go; in memory if ``None``.
+        observers: What looks at the state of every logged step.
+        at_rest: Ends the run early when it says so of the rows logged so far.
+
+    Returns:
+        The last state.
+
+    Raises:
+        Diverged: If a measured number is not finite, with the step in which it arose.
+        Interrupted: After SIGINT or SIGTERM.
+    """
+    store = Memory() if store is None else store
+    state = store.resume(process)  # potentials reloaded, later rows dropped; or None
+    if state is None:
+        state = process.init()
+        store.log(state, _look(observers, state))
+        store.save(state, process)
+    good, pending = state, []
+
+    with _interruptible() as asked:
+        while state.k < stop and not (at_rest and at_rest(store.rows)):
+            state, info = process.step(state)
+            pending.append((state.k, info))
+            last = state.k == stop or bool(asked)
+            logged = last or store.logs(state.k)
+            if logged or state.cloud.x.device.type == "cpu":
+                try:
+                    row = _checked(pending)
+                except Diverged:
+                    store.diverged(good)
+                    raise
+                good, pending = state, []
+            if logged:
+                store.log(state, row | _look(observers, state))
+            if last or store.saves(state.k):
+                store.save(state, process)
+            if asked:
+                raise Interrupted(f"stopped after step {state.k}", asked[0])
+
+    store.finish(state, process)
+    return state
+
+
+def _look(observers: Sequence[Observer], state: State) -> Row:
+    return {name: value for observer in observers for name, value in observer(state).items()}
+
+
+def _checked(pending: list[tuple[int, Info]]) -> Row:
+    """The numbers of the last of some steps, fetched in one transfer together with those of the others."""
+    names = [(k, name) for k, info in pending for name in info]
+    values = [value for _, info in pending for value in info.values()]
+    device = next((v.device for v in values if isinstance(v, torch.Tensor)), torch.device("cpu"))
+    numbers = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in values]).tolist()
+    for (k, name), number in zip(names, numbers):
+        if not math.isfinite(number):
+            raise Diverged(
+                f"step {k} is not finite: {name} is {number}; a smaller step_size or lipschitz, or the divergence "
+                f"alpha, may help; the last good particles are saved"
+            )
+    return {name: number for (k, name), number in zip(names, numbers) if k == pending[-1][0]}
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM only leave their number in the list; a second one acts at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

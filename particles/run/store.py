@@ -1,0 +1,261 @@
+"""Where a run leaves what it did: in memory, or in a folder.
+
+A run folder holds
+
+* ``spec.toml``: everything needed to repeat the run;
+* ``data.npz``: ``target`` and ``holdout``, in the units of the target;
+* ``series.csv``: a row per logged step;
+* ``trajectory.npy``: the particles at some of them, with shape (T, M, d), in the units of the target, and
+  ``trajectory.csv``: which steps those are;
+* ``checkpoint.pt``: the last saved state, replaced at one stroke;
+* ``particles.csv`` (and ``carried.csv``): the end, in the units and columns of the target;
+* ``diverged.csv``: the last good particles, if a step gave a number that is not finite.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from particles.cloud import Cloud
+from particles.data.tables import Schema
+from particles.processes import Process, State
+from particles.run.files import GrowingArray, replacing
+
+Row = dict[str, float]
+
+
+class Store(ABC):
+    """What the loop tells, and asks on the way back.
+
+    Attributes:
+        rows: The logged rows, oldest first; each has ``step`` and ``time``.
+    """
+
+    rows: list[Row]
+
+    @abstractmethod
+    def logs(self, k: int) -> bool:
+        """Whether step k is logged."""
+
+    @abstractmethod
+    def saves(self, k: int) -> bool:
+        """Whether the state after step k is saved."""
+
+    @abstractmethod
+    def resume(self, process: Process) -> State | None:
+        """The last saved state, with the process brought back to it; ``None`` at the beginning."""
+
+    @abstractmethod
+    def log(self, state: State, row: Row) -> None:
+        """Writes a row."""
+
+    @abstractmethod
+    def save(self, state: State, process: Process) -> None:
+        """Saves a state, and what the next step depends on."""
+
+    @abstractmethod
+    def diverged(self, state: State) -> None:
+        """Keeps the last good state of a run that ended in numbers that are not finite."""
+
+    @abstractmethod
+    def finish(self, state: State, process: Process) -> None:
+        """Writes the end."""
+
+
+class Memory(Store):
+    """Keeps the rows of a run, and its clouds at logged steps.
+
+    Arguments:
+        log_every: The number of steps from row to row.
+
+    Attributes:
+        clouds: The cloud of every row.
+    """
+
+    def __init__(self, log_every: int = 1):
+        self.log_every = log_every
+        self.rows: list[Row] = []
+        self.clouds: list[Cloud] = []
+
+    def logs(self, k: int) -> bool:
+        return k % self.log_every == 0
+
+    def saves(self, k: int) -> bool:
+        return False
+
+    def resume(self, process: Process) -> State | None:
+        return None
+
+    def log(self, state: State, row: Row) -> None:
+        self.rows.append({"step": state.k, "time": state.t} | row)
+        self.clouds.append(state.cloud)
+
+    def save(self, state: State, process: Process) -> None:
+        pass
+
+    def diverged(self, state: State) -> None:
+        self.clouds.append(state.cloud)
+
+    def finish(self, state: State, process: Process) -> None:
+        pass
+
+
+class Folder(Store):
+    """A run folder.
+
+    Arguments:
+        path: The folder; made if it is not there.
+        schema: The columns and units of the target.
+        log_every: The number of steps from row to row.
+        snapshot_every: The number of steps from snapshot to snapshot, a multiple of ``log_every``.
+        checkpoint_every: The number of steps from checkpoint to checkpoint.
+        progress: Called with the step and the row after every logged step.
+
+    Raises:
+        ValueError: If ``snapshot_every`` is not a multiple of ``log_every``.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        schema: Schema,
+        *,
+        log_every: int = 10,
+        snapshot_every: int = 10,
+        checkpoint_every: int = 50,
+        progress: Callable[[int, Row], None] | None = None,
+    ):
+        if snapshot_every % log_every:
+            raise ValueError(f"snapshot_every must be a multiple of log_every ({log_every}), not {snapshot_every}")
+        self.path = path
+        self.schema = schema
+        self.log_every = log_every
+        self.snapshot_every = snapshot_every
+        self.checkpoint_every = checkpoint_every
+        self.progress = progress
+        self.rows = []
+        self.saved: int | None = None  # the step of the checkpoint
+        path.mkdir(parents=True, exist_ok=True)
+
+    def logs(self, k: int) -> bool:
+        return k % self.log_every == 0
+
+    def saves(self, k: int) -> bool:
+        return k % self.checkpoint_every == 0
+
+    def resume(self, process: Process) -> State | None:
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        saved = torch.load(path, weights_only=True)
+        process.load_state_dict(saved["process"])
+        first = process.init()
+        cloud = first.cloud.at(saved["x"].to(first.cloud.x.device))
+        state = State(saved["k"], saved["t"], cloud, tuple(m.to(cloud.x.device) for m in saved["memory"]))
+        self._forget_after(state.k)
+        self.saved = state.k
+        return state
+
+    def _forget_after(self, k: int) -> None:
+        """Drops rows and snapshots of later steps, and those of an end that is not the end any more."""
+        series = self.path / "series.csv"
+        self.rows = [row for row in _read(series) if row["step"] <= k and self.logs(int(row["step"]))]
+        _write(series, self.rows)
+        steps = self.path / "trajectory.csv"
+        kept = [row for row in _read(steps) if row["step"] <= k and row["step"] % self.snapshot_every == 0]
+        _write(steps, kept)
+        self._trajectory().truncate(len(kept))
+
+    def log(self, state: State, row: Row) -> None:
+        row = {"step": state.k, "time": state.t} | row
+        known = self.rows and row.keys() <= _columns(self.rows).keys()
+        self.rows.append(row)
+        if known:
+            _append(self.path / "series.csv", _columns(self.rows), row)
+        else:
+            _write(self.path / "series.csv", self.rows)
+        if state.k % self.snapshot_every == 0:
+            self._snapshot(state)
+        if self.progress:
+            self.progress(state.k, row)
+
+    def _snapshot(self, state: State) -> None:
+        index = self.path / "trajectory.csv"
+        taken = _read(index)
+        if taken and taken[-1]["step"] == state.k:
+            return
+        trajectory = self._trajectory(state.cloud)
+        trajectory.truncate(len(taken))  # a kill may have left a snapshot that is not in the index
+        trajectory.append(self.schema.points(state.cloud.x))
+        row = {"snapshot": trajectory.rows - 1, "step": state.k, "time": state.t}
+        _append(index, row, row) if taken else _write(index, [row])
+
+    def _trajectory(self, cloud: Cloud | None = None) -> GrowingArray:
+        path = self.path / "trajectory.npy"
+        if cloud is None:
+            found = np.load(path, mmap_mode="r")
+            return GrowingArray(path, found.shape[1:], found.dtype)
+        return GrowingArray(path, tuple(cloud.x.shape), self.schema.points(cloud.x[:1]).dtype)
+
+    def save(self, state: State, process: Process) -> None:
+        saved: dict[str, Any] = {
+            "k": state.k,
+            "t": state.t,
+            "x": state.cloud.x,
+            "memory": list(state.memory),
+            "process": process.state_dict(),
+        }
+        with replacing(self.path / "checkpoint.pt") as draft:
+            torch.save(saved, draft)
+        self.saved = state.k
+
+    def diverged(self, state: State) -> None:
+        self._export(state.cloud.active, "diverged.csv")
+
+    def finish(self, state: State, process: Process) -> None:
+        self._snapshot(state)
+        if self.saved != state.k:
+            self.save(state, process)
+        self._export(state.cloud.active, "particles.csv")
+        if state.cloud.riders is not None:
+            self._export(state.cloud.riders, "carried.csv")
+
+    def _export(self, cloud: Cloud, name: str) -> None:
+        with replacing(self.path / name) as draft:
+            self.schema.write(cloud, draft)
+
+
+def _columns(rows: list[Row]) -> Row:
+    """All names that occur, in the order in which they first do."""
+    return {name: 0.0 for row in rows[:2] + rows[-1:] for name in row}
+
+
+def _append(path: Path, columns: Row, row: Row) -> None:
+    line = io.StringIO()
+    csv.DictWriter(line, list(columns), restval="", lineterminator="\n").writerow(row)
+    with open(path, "a") as file:
+        file.write(line.getvalue())  # one write: a line is there or not
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    with replacing(path) as draft, open(draft, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(_columns(rows)), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read(path: Path) -> list[Row]:
+    """The rows of a series; a last line that was cut short is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
