@@ -11,6 +11,7 @@ from particles.cloud import Cloud
 from particles.divergences import Divergence
 from particles.keys import Key
 from particles.networks.lipschitz import slope_penalty
+from particles.potentials.adam import Adam
 from particles.potentials.base import Info, Potential
 
 
@@ -81,9 +82,7 @@ class NeuralPotential(Potential):
         self.penalty = penalty
         self.lipschitz = lipschitz
         self.weights = list(network.parameters())
-        self.optimizer = torch.optim.Adam(
-            self.weights, lr=learning_rate, betas=(momentum, 0.999), maximize=True, fused=True
-        )
+        self.optimizer = Adam(self.weights, learning_rate, momentum)
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
         value = None
@@ -116,9 +115,7 @@ class NeuralPotential(Potential):
         if self.penalty:
             slope = self._slope(x, label, len(p), key)
             outputs, seeds = [values, slope], [seeds[0], slope.new_full((), -self.penalty)]
-        for weight, gradient in zip(self.weights, torch.autograd.grad(outputs, self.weights, seeds, allow_unused=True)):
-            weight.grad = gradient
-        self.optimizer.step()
+        self.optimizer.ascend(torch.autograd.grad(outputs, self.weights, seeds))
 
     def _slope(self, x: Tensor, label: Tensor | None, particles: int, key: Key) -> Tensor:
         """The penalty at all points, each one moved a random part of the way to a random point of the other cloud."""

@@ -258,4 +258,9 @@ def _read(path: Path) -> list[Row]:
         return []
     text = path.read_text()
     lines = text[: text.rfind("\n") + 1].splitlines()
-    return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    return [{name: _number(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+
+
+def _number(text: str) -> float:
+    """An integer stays one, so that a row which is written again is the same row."""
+    return int(text) if text.isdigit() else float(text)

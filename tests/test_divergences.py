@@ -1,0 +1,167 @@
+"""The divergences against numerical suprema, closed forms and a convex program."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import DOUBLE, cloud, convex_program, normal
+from scipy.optimize import minimize_scalar
+
+from particles import KL, W1, Alpha, Cloud, JensenShannon, ReverseKL
+from particles.build import DIVERGENCES, make
+
+ALL = [make("divergence", name, DIVERGENCES) for name in DIVERGENCES] + [Alpha(1.2), Alpha(5.0)]
+SMOOTH = [d for d in ALL if not isinstance(d, W1)]
+EDGE = {ReverseKL: 1.0, JensenShannon: math.log(2)}  # where the domain of f* ends
+
+
+def tensor(value):
+    return torch.tensor(value, dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("divergence", SMOOTH, ids=repr)
+@pytest.mark.parametrize("t", [-3.0, -0.7, 0.0, 0.4, 0.68])
+def test_conjugate_is_the_supremum(divergence, t):
+    best = minimize_scalar(
+        lambda u: float(divergence.f(tensor(math.exp(u)))) - t * math.exp(u), bounds=(-30, 12), method="bounded"
+    )
+    at_zero = -float(divergence.f(tensor(1e-300)))  # the supremum may be at x = 0
+    supremum = max(-best.fun, at_zero if math.isfinite(at_zero) else -math.inf)
+    assert float(divergence.conjugate(tensor(t))) == pytest.approx(supremum, abs=2e-6)
+
+
+@pytest.mark.parametrize("divergence", SMOOTH, ids=repr)
+def test_derivatives(divergence):
+    t = torch.tensor([-2.0, -0.3, 0.1, 0.6], dtype=DOUBLE, requires_grad=True)
+    (slope,) = torch.autograd.grad(divergence.conjugate(t).sum(), t)
+    torch.testing.assert_close(divergence.conjugate_derivative(t), slope)
+    x = torch.tensor([0.2, 0.9, 1.0, 3.0], dtype=DOUBLE, requires_grad=True)
+    (slope,) = torch.autograd.grad(divergence.f(x).sum(), x)
+    torch.testing.assert_close(divergence.derivative(x), slope)
+    torch.testing.assert_close(divergence.conjugate_derivative(divergence.derivative(x)), x)  # inverse functions
+
+
+@pytest.mark.parametrize("divergence", ALL, ids=repr)
+def test_normalisation(divergence):
+    one = tensor(1.0)
+    assert float(divergence.f(one)) == pytest.approx(0, abs=1e-12)
+    assert float(divergence.derivative(one)) == pytest.approx(0, abs=1e-12)
+    assert float(divergence.conjugate(0 * one)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("divergence", SMOOTH, ids=repr)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_nu_is_optimal(divergence, weighted):
+    weight = torch.softmax(normal(50, 1, "w")[:, 0], 0) if weighted else None
+    q = Cloud(normal(50, 2, "q"), weight=weight)
+    values = 2 * normal(50, 1, "phi")[:, 0]
+    nu = float(divergence.nu(values, q))
+    if type(divergence) in EDGE:
+        assert float(values.max()) - nu < EDGE[type(divergence)]
+    assert float(q.mean(divergence.conjugate_derivative(values - nu))) == pytest.approx(1, abs=1e-9)
+    assert float(q.mean(divergence.density(values, q))) == pytest.approx(1, abs=1e-9)
+
+    def bound(v):
+        answer = v + float(q.mean(divergence.conjugate(values - v)))
+        return answer if math.isfinite(answer) else math.inf
+
+    p = cloud(10, 2, "p")
+    on_p = normal(10, 1, "on_p")[:, 0]
+    value = float(divergence.objective(on_p, values, p, q))
+    assert value == pytest.approx(float(on_p.mean()) - bound(nu), abs=1e-9)
+    for step in (1e-3, 0.1):
+        assert bound(nu) <= bound(nu + step)
+        assert bound(nu) <= bound(nu - step)
+
+
+@pytest.mark.parametrize("divergence", ALL, ids=repr)
+def test_objective_has_the_stated_derivative(divergence):
+    p, q = cloud(20, 2, "p"), cloud(30, 2, "q")
+    on_p, on_q = normal(20, 1, "a")[:, 0].requires_grad_(), normal(30, 1, "b")[:, 0].requires_grad_()
+    in_p, in_q = torch.autograd.grad(divergence.objective(on_p, on_q, p, q), (on_p, on_q))
+    torch.testing.assert_close(in_p, p.mass)
+    torch.testing.assert_close(in_q, -q.mass * divergence.density(on_q, q))
+    shift = 1e-5 * normal(30, 1, "c")[:, 0]  # the envelope theorem: also along changes of ν
+    with torch.no_grad():
+        rise = divergence.objective(on_p, on_q + shift, p, q) - divergence.objective(on_p, on_q - shift, p, q)
+    assert float(rise) / 2 == pytest.approx(float(in_q @ shift), rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize("divergence", ALL, ids=repr)
+@given(scale=st.floats(0, 4), shift=st.floats(-1e4, 1e4), n=st.integers(1, 200), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_float32_potentials_up_to_ten_thousand(divergence, scale, shift, n, seed):
+    values = torch.from_numpy(np.random.default_rng(seed).normal(size=n)).float()
+    values = (values * 10**scale + shift).clamp(-1e4, 1e4)
+    q = Cloud(torch.zeros(n, 1))
+    assert math.isfinite(float(divergence.objective(values, values, q, q)))
+    assert math.isfinite(float(divergence.nu(values, q)))
+    density = divergence.density(values, q)
+    assert bool(torch.isfinite(density).all())
+    assert float(density.double().mean()) == pytest.approx(1, abs=2e-3)
+    # φ ↦ E_P φ − … is invariant under constants and at most E_P φ − E_Q φ, hence not above 0 here
+    assert float(divergence.objective(values, values, q, q)) <= 1e-2
+
+
+@pytest.mark.parametrize("divergence", ALL, ids=repr)
+@pytest.mark.parametrize("lipschitz", [0.5, 3.0])
+def test_dirac_against_dirac(divergence, lipschitz):
+    a, b = Cloud(tensor([[1.0, 2.0]])), Cloud(tensor([[4.0, 6.0]]))
+    on_p, on_q = tensor([0.0]), tensor([-lipschitz * 5.0])  # the steepest φ
+    assert float(divergence.objective(on_p, on_q, a, b)) == pytest.approx(5 * lipschitz, rel=1e-12)
+
+
+@pytest.mark.parametrize("divergence", SMOOTH, ids=repr)
+def test_dirac_against_a_sample(divergence):
+    """D = −inf_ν {ν + E_Q f*(−L|y − X| − ν)}; for KL −log E e^(−L|y − X|)."""
+    q, y, lipschitz = cloud(40, 3, "q"), normal(1, 3, "y"), 2.0
+    on_q = -lipschitz * (q.x - y).norm(dim=1)
+    value = float(divergence.objective(tensor([0.0]), on_q, Cloud(y), q))
+    top = float(on_q.max())
+    edge = EDGE.get(type(divergence), math.inf)
+    best = minimize_scalar(
+        lambda v: v + float(q.mean(divergence.conjugate(on_q - v))),
+        bounds=(max(top - edge + 1e-9, float(on_q.min())), top),
+        method="bounded",
+        options={"xatol": 1e-11},
+    )
+    assert value == pytest.approx(-best.fun, abs=1e-7)
+    if isinstance(divergence, KL):
+        assert value == pytest.approx(-math.log(float((on_q.exp()).mean())), rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("kl", 2), ("reverse-kl", 2), ("alpha", 2), ("w1", 2)])
+def test_limits_of_the_convex_program(name, alpha):
+    """0 ≤ D ≤ L W1, and D/L → W1 as L → 0: the oracle that other tests use obeys what it must."""
+    y, x = normal(15, 2, "y").numpy(), 1 + normal(20, 2, "x").numpy()
+    w1 = convex_program("w1", y, x, 1.0)
+    for lipschitz in (0.01, 1.0):
+        value = convex_program(name, y, x, lipschitz)
+        assert -1e-7 <= value <= lipschitz * w1 + 1e-6
+    assert convex_program(name, y, x, 0.01) / 0.01 == pytest.approx(w1, rel=0.02)
+
+
+def test_alpha_tends_to_kl():
+    values, q, p = normal(30, 1, "v")[:, 0], cloud(30, 1, "q"), cloud(30, 1, "p")
+    kl = float(KL().objective(values.flip(0), values, p, q))
+    assert float(Alpha(1 + 1e-6).objective(values.flip(0), values, p, q)) == pytest.approx(kl, abs=1e-5)
+
+
+def test_jensen_shannon_is_bounded():
+    """2 log 2 is the most that it can be, for clouds however far apart."""
+    p, q = cloud(5, 1, "p"), cloud(5, 1, "q")
+    far = torch.full((5,), 1e3, dtype=DOUBLE)
+    # φ − ν may not pass log 2 on the target, but on particles it may: the value is E_P φ − ν − E f* → L W1 here
+    assert float(JensenShannon().objective(far, -far, p, q)) == pytest.approx(2e3)
+    x = torch.linspace(1e-6, 50, 1000, dtype=DOUBLE)
+    assert bool((JensenShannon().f(x) >= -1e-12).all())
+    assert float(JensenShannon().f(tensor(0.0))) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5, -1.0, math.inf, math.nan])
+def test_alpha_must_be_above_one(alpha):
+    with pytest.raises(ValueError, match="alpha must be above 1"):
+        Alpha(alpha)

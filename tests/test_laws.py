@@ -1,0 +1,173 @@
+"""Laws that every row of the tables in build.py obeys."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from particles import Run, simulate
+from particles.build import DIVERGENCES, SOURCES, STEPPERS, Specification, build, choose, find, make
+
+SMALL = {"target": "moons", "target_size": 40, "particles": 20, "network": (8, 8), "inner_steps": 2, "log_every": 2}
+
+
+def run(path, stop, **settings):
+    simulation = build(Specification(**SMALL, **settings))
+    return simulate(simulation.process, stop, simulation.store(path), simulation.observers)
+
+
+def contents(path):
+    return {
+        name: (path / name).read_bytes() for name in ("series.csv", "trajectory.npy", "trajectory.csv", "particles.csv")
+    }
+
+
+@pytest.mark.parametrize(("divergence", "stepper"), list(itertools.product(DIVERGENCES, STEPPERS)))
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_a_run_in_two_parts_is_the_run(tmp_path, divergence, stepper, batch_size):
+    """To 12 at once; and to 12 by way of a run that was cut off after step 7 with its checkpoint at 5."""
+    settings = {
+        "divergence": divergence,
+        "stepper": stepper,
+        "batch_size": batch_size,
+        "checkpoint_every": 5,
+        "carried": 3,
+    }
+    whole = run(tmp_path / "whole", 12, **settings)
+
+    class Cut(Exception):
+        pass
+
+    simulation = build(Specification(**SMALL, **settings))
+    step = simulation.process.step
+
+    def failing(state):
+        if state.k == 7:
+            raise Cut
+        return step(state)
+
+    simulation.process.step = failing
+    with pytest.raises(Cut):
+        simulate(simulation.process, 12, simulation.store(tmp_path / "parts"), simulation.observers)
+    resumed = run(tmp_path / "parts", 12, **settings)
+    assert torch.equal(whole.cloud.x, resumed.cloud.x)
+    assert whole.t == resumed.t
+    assert contents(tmp_path / "whole") == contents(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("divergence", list(DIVERGENCES))
+@pytest.mark.parametrize("stepper", list(STEPPERS))
+def test_speed_limit_and_same_bits(tmp_path, divergence, stepper):
+    """No particle is ever faster than L; the same seed gives the same bits, another one does not."""
+    first = run(tmp_path / "a", 10, divergence=divergence, stepper=stepper, lipschitz=0.3)
+    again = run(tmp_path / "b", 10, divergence=divergence, stepper=stepper, lipschitz=0.3)
+    other = run(tmp_path / "c", 10, divergence=divergence, stepper=stepper, lipschitz=0.3, seed=1)
+    assert torch.equal(first.cloud.x, again.cloud.x)
+    assert not torch.equal(first.cloud.x, other.cloud.x)
+    series = Run.open(tmp_path / "a").series
+    assert series["max_gradient"].max() <= 0.3 * (1 + 1e-6)
+    assert series["max_speed"].max() <= 0.3 * (1 + 1e-5)
+    assert (series["kinetic_energy"].dropna() <= 0.3**2 / 2).all()
+    assert series["kinetic_energy"].max() > 0
+
+
+@pytest.mark.parametrize("stepper", list(STEPPERS))
+@pytest.mark.parametrize("label", [None, "target"])
+def test_carried_particles_influence_nothing(tmp_path, stepper, label):
+    settings = {"stepper": stepper, "target": "iris", "label": label, "batch_size": 10}
+    alone = build(Specification(**SMALL | settings))
+    among = build(Specification(**SMALL | settings | {"carried": 7}))
+    a, b = simulate(alone.process, 6).cloud, simulate(among.process, 6).cloud
+    assert len(b) == len(a) + 7
+    assert torch.equal(a.x, b.active.x)
+    moved = b.riders.x - among.process.source.riders.x
+    assert float(moved.norm(dim=1).min()) > 0
+
+
+@pytest.mark.parametrize("stepper", list(STEPPERS))
+def test_carried_particles_go_where_particles_go(stepper):
+    """A rider that starts where a particle starts stays with it."""
+    simulation = build(Specification(**SMALL, stepper=stepper))
+    source = simulation.process.source
+    simulation.process.source = source.join(source.take(slice(0, 4)))
+    end = simulate(simulation.process, 10).cloud
+    torch.testing.assert_close(end.riders.x, end.active.x[:4], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_sources_are_the_same_for_any_number_of_carried(name):
+    few, many = (build(Specification(**SMALL, source=name, carried=c)).process.source for c in (2, 9))
+    assert torch.equal(few.active.x, many.active.x)
+
+
+def test_divergence_falls_at_the_rate_of_the_kinetic_energy():
+    """dD/dt = −E‖∇φ‖² along the flow: with a well-fitted discriminator, small steps, far clouds."""
+    simulation = build(
+        Specification(
+            target="4-gaussians", target_size=100, particles=100, source_std=0.5, network=(32, 32), inner_steps=20,
+            learning_rate=5e-3, step_size=0.05, log_every=1,
+        )
+    )  # fmt: skip
+    from particles import Memory
+
+    store = Memory()
+    simulate(simulation.process, 60, store)
+    rows = store.rows[20:]
+    fall = rows[0]["divergence"] - rows[-1]["divergence"]
+    energy = sum(2 * row["kinetic_energy"] * row["step_size"] for row in rows[:-1])
+    assert fall == pytest.approx(energy, rel=0.2)
+
+
+def test_float64_on_request():
+    end = simulate(build(Specification(**SMALL, dtype="float64")).process, 3).cloud
+    assert end.x.dtype == torch.float64
+
+
+def test_global_generators_are_left_alone():
+    np_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    simulate(build(Specification(**SMALL, batch_size=5, carried=2)).process, 3)
+    assert np.array_equal(np_before, np.random.get_state()[1])
+    assert torch.equal(torch_before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("table", "what"), [(DIVERGENCES, "divergence"), (STEPPERS, "stepper"), (SOURCES, "source")])
+def test_unknown_names_and_settings(table, what):
+    first = next(iter(table))
+    with pytest.raises(ValueError, match=f"unknown {what} '{first}x'; did you mean"):
+        find(what, first + "x", table)
+    with pytest.raises(ValueError, match="has no setting 'nonsense'"):
+        make(what, first, table, nonsense=1)
+
+
+def test_names_forgive_underscores_and_capitals():
+    assert choose("divergence", "Reverse_KL", DIVERGENCES) == "reverse-kl"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step_size": -0.5}, "step_size must be positive"),
+        ({"step_size": math.inf}, "step_size must be finite"),
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"holdout": -0.1}, "holdout must be at least 0"),
+        ({"holdout": math.nan}, "holdout must be at least 0"),
+        ({"particles": 1}, "particles must be at least 2"),
+        ({"alpha": 1.0, "divergence": "alpha"}, "alpha must be above 1"),
+        ({"divergence": "klx"}, "did you mean kl"),
+        ({"log_every": 4, "snapshot_every": 6}, "multiple of log_every"),
+    ],
+)
+def test_bad_specifications(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(Specification(**SMALL | settings)).store(tmp_path / "run")
+
+
+def test_specification_survives_its_file(tmp_path):
+    simulation = build(Specification(**SMALL, decay=math.inf, lipschitz=0.25, carried=1))
+    simulation.store(tmp_path)
+    loaded, noted = Specification.load(tmp_path / "spec.toml")
+    assert loaded == simulation.spec
+    assert noted["data"]["target_rows"] == 40
+    assert noted["versions"]["torch"] == torch.__version__
