@@ -449,9 +449,9 @@ def test_fit_refuses():
 
 @pytest.mark.parametrize("scale", ["standard", "global", "none"])
 def test_fit_refuses_what_the_type_cannot_hold(scale):
+    found = table([[1e200, 1.0], [3e200, 2.0]])
     with pytest.raises(ValueError, match="x0"):
-        schema = Schema.fit(table([[1e200, 1.0], [3e200, 2.0]]), scale)
-        schema.encode(schema.table)
+        Schema.fit(found, scale).encode(found)
 
 
 def test_encode_refuses():
