@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import math
+import re
 import shlex
 import shutil
 import sys
@@ -187,11 +188,16 @@ def command(
 
 def _usage(error: Exception) -> click.UsageError:
     """The error as one sentence, with options spelt as on the command line."""
-    text = str(error)
-    for name in sorted(DEFAULTS, key=len, reverse=True):
-        if text.startswith((f"{name} ", f"unknown {name} ")):
-            return click.UsageError(text.replace(name, f"--{name.replace('_', '-')}", 1))
-    return click.UsageError(text)
+    return click.UsageError(_spelt(str(error)))
+
+
+def _spelt(text: str) -> str:
+    for name in DEFAULTS:
+        if "_" in name or text.startswith((f"{name} ", f"unknown {name} ")):
+            text = re.sub(
+                rf"(?<![\w./-]){name}(?![\w./-])", f"--{name.replace('_', '-')}", text, count=0 if "_" in name else 1
+            )
+    return text
 
 
 def _resumed(ctx: click.Context, folder: Path, steps: int) -> tuple[Specification, dict[str, Any]]:
@@ -240,6 +246,7 @@ def _run(
 ) -> None:
     from particles.build import build
     from particles.run.loop import Diverged, Interrupted, simulate
+    from particles.run.store import RunError
 
     _keep_memory()
     try:
@@ -256,8 +263,10 @@ def _run(
     try:
         with bar:
             state = simulate(simulation.process, spec.steps, store, simulation.observers, simulation.at_rest)
+    except RunError as error:
+        raise _usage(error) from None
     except Diverged as error:
-        click.echo(f"Diverged: {error} in {folder / 'diverged.csv'}.", err=True)
+        click.echo(f"Diverged: {_spelt(str(error))} in {folder / 'diverged.csv'}.", err=True)
         sys.exit(3)
     except Interrupted as error:
         click.echo(
@@ -269,11 +278,12 @@ def _run(
 
 def _check_unchanged(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuses to go on with a run on other data than it began with."""
-    for role in ("target", "source"):
+    roles = {"target": "target", "holdout": "target's held-out rows", "source": "source"}
+    for role, text in roles.items():
         fingerprint = before.get("data", {}).get(f"{role}_fingerprint")
         if fingerprint is not None and fingerprint != now["data"].get(f"{role}_fingerprint"):
             raise ValueError(
-                f"the data of the {role} are not those that the run in {folder} began with; begin a new run"
+                f"the data of the {text} are not those that the run in {folder} began with; begin a new run"
             )
 
 
@@ -285,28 +295,27 @@ def _close(
     from particles.run.files import replacing
 
     clouds = state.cloud.active, simulation.target, simulation.holdout
+    bound = math.inf if simulation.spec.constraint == "none" else simulation.spec.lipschitz
     key = Key.of(simulation.spec.seed).fold("summary")
     found = {
         "run": str(folder),
         "step": state.k,
         "time": state.t,
         "particles": len(clouds[0]),
-        "lipschitz": simulation.spec.lipschitz,
+        "lipschitz": bound if math.isfinite(bound) else None,
         "max_gradient": row.get("max_gradient"),
         "divergence": row.get("divergence"),
         "kinetic_energy": row.get("kinetic_energy"),
         "flow_units": summarise(*clouds, key),
     }
     unit = simulation.schema.unit
+    if (unit != 1).any() and math.isfinite(bound):
+        found["lipschitz_data_units"] = sorted({bound / float(unit.max()), bound / float(unit.min())})
     if (unit != 1).any():
-        found["lipschitz_data_units"] = sorted(
-            {simulation.spec.lipschitz / float(unit.max()), simulation.spec.lipschitz / float(unit.min())}
-        )
-        found["data_units"] = summarise(
-            *(None if c is None else _in_data_units(simulation.schema, c) for c in clouds), key
-        )
+        in_data_units = (None if c is None else _in_data_units(simulation.schema, c) for c in clouds)
+        found["data_units"] = summarise(*in_data_units, key)
     with replacing(folder / "summary.json") as draft:
-        draft.write_text(json.dumps(found, indent=2) + "\n")
+        draft.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     if figure:
         from particles.plot.figure import figure as draw
         from particles.run.reader import Run
@@ -328,7 +337,7 @@ def _in_data_units(schema: Any, cloud: Any) -> Any:
 def _table(found: dict[str, Any]) -> str:
     flow, data = found["flow_units"], found.get("data_units")
     lines = [f"{found['run']}: step {found['step']}, time {found['time']:g}, {found['particles']} particles"]
-    bound = f"{found['lipschitz']:g} / flow unit"
+    bound = "unbounded" if found["lipschitz"] is None else f"{found['lipschitz']:g} / flow unit"
     if "lipschitz_data_units" in found:
         bound += " = " + " to ".join(f"{value:.3g}" for value in found["lipschitz_data_units"]) + " / data unit"
     realised = "" if found["max_gradient"] is None else f"; largest slope at a particle {found['max_gradient']:.3g}"

@@ -2,11 +2,10 @@
 
     python examples/held_out.py SOURCE.csv TARGET.csv [--splits 5]
 
-For every split a fifth of the target is held out. The number of steps is chosen without it: a first run, on the
-rest but for a validation fifth of that, says how long particles stay as far from the training rows as fresh rows
-are (``nearest_ratio`` ≥ 0.95: W2 to fresh rows hardly changes by then, and from there on they copy); a second
-run, on all of the rest, stops there. Printed per split: W2 to the held-out rows, of the particles and of the training rows themselves, and
-the nearest-neighbour ratio. The figure shows both along the second run.
+For every split a fifth of the target is held out, and nothing is chosen by looking at it: particles stop where they
+would come nearer to the rows that they are drawn to than those rows are to each other (``nearest_ratio`` without a
+hold-out); from there on they copy. Printed per split: W2 to the held-out rows, of the particles and of the other rows
+themselves, and the nearest-neighbour ratio against the held-out rows. The figure shows both along the runs.
 """
 
 import argparse
@@ -16,8 +15,22 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from particles import Cloud, DenseNetwork, Euler, Evolve, GradientFlow, Key, KL, Memory, NeuralPotential, Schema
-from particles import nearest_ratio, read_table, simulate, w2
+from particles import (
+    KL,
+    Cloud,
+    DenseNetwork,
+    Euler,
+    Evolve,
+    GradientFlow,
+    Key,
+    Memory,
+    NeuralPotential,
+    Schema,
+    nearest_ratio,
+    read_table,
+    simulate,
+    w2,
+)
 
 EVERY = 10
 
@@ -33,11 +46,10 @@ def flow(source: Cloud, target: Cloud, steps: int, seed: int) -> list[Cloud]:
     return store.clouds
 
 
-def last_honest(clouds: list[Cloud], training: Cloud, validation: Cloud) -> int:
-    """The index of the last cloud before the first that is nearer to the training rows than fresh rows are."""
-    ratios = np.array([nearest_ratio(c, training, validation) for c in clouds])
-    copying = np.flatnonzero(ratios < 0.95)
-    return int(copying[0]) - 1 if len(copying) else len(clouds) - 1
+def last_honest(clouds: list[Cloud], training: Cloud) -> int:
+    """The index of the last cloud before the first that is nearer to the training rows than they are to each other."""
+    copying = [i for i, cloud in enumerate(clouds) if nearest_ratio(cloud, training) < 1]
+    return (copying or [len(clouds)])[0] - 1
 
 
 def main() -> None:
@@ -58,20 +70,28 @@ def main() -> None:
         schema = Schema.fit(target.take(rest), "global")
         unit = float(schema.unit[0])
         start, held, training = (schema.encode(t) for t in (source, target.take(holdout), target.take(rest)))
-        validation, inner = (training.take(torch.from_numpy(i)) for i in np.split(np.arange(len(rest)), [len(rest) // 5]))
-        chosen = last_honest(flow(start, inner, options.steps, split), inner, validation)
-        clouds = flow(start, training, chosen * EVERY, split)
+        clouds = flow(start, training, options.steps, split)
+        last = last_honest(clouds, training)
         distances = [unit * w2(c, held) for c in clouds]
         ratios = [nearest_ratio(c, training, held) for c in clouds]
         floor = unit * w2(training, held)
-        rows.append((distances[0], floor, distances[-1], distances[-1] / floor, ratios[-1], chosen * EVERY))
-        print("start {:.1f}  training rows {:.1f}  particles {:.1f} ({:.3f} x)  ratio {:.2f}  steps {}".format(*rows[-1]))
+        rows.append((distances[0], floor, distances[last], distances[last] / floor, ratios[last], last * EVERY))
+        print(
+            "start {:.1f}  training rows {:.1f}  particles {:.1f} ({:.3f} x)  ratio {:.2f}  steps {}".format(*rows[-1])
+        )
         steps = EVERY * np.arange(len(clouds))
         ax_distance.plot(steps, np.array(distances) / floor)
         ax_ratio.plot(steps, ratios)
     mean = np.mean(rows, axis=0)
-    print("mean: start {:.1f}  training rows {:.1f}  particles {:.1f} ({:.3f} x)  ratio {:.2f}  steps {:.0f}".format(*mean))
-    for ax, label in ((ax_distance, "W2 to held-out rows / that of the training rows"), (ax_ratio, "nearest-neighbour ratio")):
+    print(
+        "mean: start {:.1f}  training rows {:.1f}  particles {:.1f} ({:.3f} x)  ratio {:.2f}  steps {:.0f}".format(
+            *mean
+        )
+    )
+    for ax, label in (
+        (ax_distance, "W2 to held-out rows / that of the training rows"),
+        (ax_ratio, "nearest-neighbour ratio"),
+    ):
         ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
         ax.set_xlabel("step")
         ax.set_ylabel(label)

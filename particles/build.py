@@ -190,6 +190,7 @@ class Specification:
         least = {
             "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1,
             "checkpoint_every": 1, "metric_size": 2, "seed": 0, "holdout": 0, "stop_energy": 0, "patience": 1,
+            "penalty": 0,
         }  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)
@@ -197,7 +198,7 @@ class Specification:
                 raise ValueError(f"{name} must be at least {bound}, not {value}")
         if self.source_std is not None and not 0 <= self.source_std < math.inf:
             raise ValueError(f"source_std must not be negative, not {self.source_std}")
-        for name in ("step_size", "learning_rate", "source_mean", "alpha", "penalty", "stop_energy"):
+        for name in ("step_size", "learning_rate", "source_mean", "alpha", "penalty", "stop_energy", "holdout"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
         choices: list[tuple[str, Mapping[str, Any] | tuple[str, ...]]] = [
@@ -212,6 +213,8 @@ class Specification:
         if self.scale is not None:
             object.__setattr__(self, "scale", choose("scale", self.scale, SCALES))
         object.__setattr__(self, "network", tuple(self.network))
+        if not self.network or min(self.network) < 1:
+            raise ValueError(f"network needs positive widths, not {','.join(map(str, self.network))}")
 
     @staticmethod
     def load(path: Path) -> tuple[Specification, dict[str, Any]]:
@@ -221,16 +224,22 @@ class Specification:
             ValueError: If it has a setting that there is not.
         """
         try:
-            found = tomllib.loads(path.read_text())
-        except tomllib.TOMLDecodeError as error:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as TOML: {error}") from None
-        known = {field.name for field in dataclasses.fields(Specification)}
+        known = {field.name: str(field.type) for field in dataclasses.fields(Specification)}
         noted = {name: found.pop(name) for name in list(found) if isinstance(found[name], dict)}
-        if strange := found.keys() - known:
+        if strange := found.keys() - known.keys():
             raise ValueError(f"{path} has the setting {min(strange)!r}, which this version does not know")
         if "target" not in found:
             raise ValueError(f"{path} names no target")
-        return Specification(**found), noted
+        for name, value in found.items():
+            if not _fits(value, known[name]):
+                raise ValueError(f"{path}: {name} = {value!r} is not of the type {known[name]}")
+        try:
+            return Specification(**found), noted
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def dump(self, noted: dict[str, Any]) -> str:
         """The contents of a ``spec.toml``."""
@@ -292,6 +301,14 @@ class Simulation:
         return folder
 
 
+def _fits(value: object, annotation: str) -> bool:
+    """Whether a value from a TOML file is of a field's type."""
+    if annotation.startswith("tuple"):
+        return isinstance(value, list) and all(_fits(entry, "int") for entry in value)
+    kinds = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}[annotation.split(" ")[0]]
+    return isinstance(value, kinds) and isinstance(value, bool) == (kinds == (bool,))
+
+
 def build(spec: Specification) -> Simulation:
     """Makes the objects that a specification names.
 
@@ -311,6 +328,8 @@ def build(spec: Specification) -> Simulation:
     training, holdout_table = _target(spec, key)
     scale = spec.scale or ("none" if training.name in TOYS else "standard")
     log_every = spec.log_every or max(1, spec.steps // 100)
+    if spec.snapshot_every and spec.snapshot_every % log_every:
+        raise ValueError(f"snapshot_every must be a multiple of log_every ({log_every}), not {spec.snapshot_every}")
     schema = Schema.fit(training, scale, getattr(torch, spec.dtype))
     target = schema.encode(training, device)
     holdout = None if holdout_table is None else schema.encode(holdout_table, device)
@@ -339,7 +358,7 @@ def build(spec: Specification) -> Simulation:
         schema=schema,
         target=target,
         holdout=holdout,
-        noted={"data": _data_note(schema, target, holdout, fingerprint), "versions": _versions()},
+        noted={"data": _data_note(schema, holdout_table, fingerprint), "versions": _versions()},
     )
 
 
@@ -427,11 +446,12 @@ def _target(spec: Specification, key: Key) -> tuple[Table, Table | None]:
     table = load_table(spec, spec.target, spec.target_size, key.fold("target"))
     rows = len(table)
     held = round(spec.holdout * rows) if spec.holdout < 1 else int(spec.holdout)
+    least = 2 if table.label is None else max(2, len(np.unique(table.label)))
     if table.name in TOYS:
         return table, load_table(spec, spec.target, max(held, 2), key.fold("holdout")) if held else None
-    if held > rows - 2:
+    if held > rows - least:
         raise ValueError(
-            f"holdout {spec.holdout:g} leaves {rows - held} of the {rows} rows of {table.name}; at least 2 are needed"
+            f"holdout {spec.holdout:g} leaves {rows - held} of the {rows} rows of {table.name}; at least {least} are needed"
         )
     if held == 0:
         return table, None
@@ -442,6 +462,7 @@ def _target(spec: Specification, key: Key) -> tuple[Table, Table | None]:
         for c in range(classes.max() + 1):
             mine = order[classes[order] == c]
             place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+            place[mine[-1]] = np.inf  # the last one stays
         order = order[np.argsort(place[order], kind="stable")]
     return table.take(np.sort(order[held:])), table.take(np.sort(order[:held]))
 
@@ -465,23 +486,31 @@ def _source(spec: Specification, schema: Schema, target: Cloud, key: Key) -> tup
             cloud = cloud.join(draw(target, spec.carried, spec.source_mean, _source_std(spec), key.fold("carried")))
         return cloud, None
     try:
-        table = load_table(spec, spec.source, (spec.particles or len(target)) + spec.carried, key)
+        if plain.replace("_", "-") in TOYS:
+            count = spec.particles or len(target)
+            sizes = {"particles": count} | ({"carried": spec.carried} if spec.carried else {})
+            parts = [
+                schema.encode(load_table(spec, plain, max(n, 2), key.fold(name)), target.x.device).take(slice(0, n))
+                for name, n in sizes.items()
+            ]
+            return parts[0].join(parts[1]) if spec.carried else parts[0], None
+        table = load_table(spec, spec.source, 0, key)
     except ValueError as error:
         if str(error).startswith("unknown target"):
             choose("source", spec.source, (*SOURCES, *TOYS, *REAL))
         raise
     rows = schema.encode(table, target.x.device)
-    wanted = (spec.particles or len(rows) - spec.carried) + spec.carried
-    if not spec.carried + 2 <= wanted <= len(rows):
+    count = spec.particles or len(rows) - spec.carried
+    if not 2 <= count <= len(rows) - spec.carried:
         raise ValueError(
-            f"the source {table.name} has {len(rows)} rows; {wanted - spec.carried} particles and {spec.carried} carried ones were asked for"
+            f"particles cannot be {count}, with {spec.carried} carried ones: the source {table.name} has {len(rows)} rows"
         )
     order = torch.arange(len(rows))
-    if wanted < len(rows):
-        order = torch.randperm(len(rows), generator=key.generator())[:wanted]
+    if count < len(rows):
+        order = torch.randperm(len(rows), generator=key.generator())
     order = order.to(target.x.device)
-    cloud = rows.take(order[: wanted - spec.carried])
-    return cloud.join(rows.take(order[wanted - spec.carried :])) if spec.carried else cloud, table.fingerprint
+    cloud = rows.take(order[:count])
+    return cloud.join(rows.take(order[count : count + spec.carried])) if spec.carried else cloud, table.fingerprint
 
 
 def _lasting(name: str) -> str:
@@ -490,15 +519,19 @@ def _lasting(name: str) -> str:
     return str(path.resolve()) if path.exists() and name not in {**TOYS, **REAL, **SOURCES} else name
 
 
-def _data_note(schema: Schema, target: Cloud, holdout: Cloud | None, source: str | None) -> dict[str, Any]:
+def _data_note(schema: Schema, holdout: Table | None, source: str | None) -> dict[str, Any]:
     note: dict[str, Any] = {
         "columns": schema.columns,
         "units": [float(unit) for unit in schema.unit],
-        "target_rows": len(target),
+        "target_rows": len(schema.table),
         "holdout_rows": 0 if holdout is None else len(holdout),
         "target_fingerprint": schema.table.fingerprint,
     }
-    return note | ({} if source is None else {"source_fingerprint": source})
+    if holdout is not None:
+        note["holdout_fingerprint"] = holdout.fingerprint
+    if source is not None:
+        note["source_fingerprint"] = source
+    return note
 
 
 def _versions() -> dict[str, str]:

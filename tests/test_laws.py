@@ -126,9 +126,9 @@ def test_float64_on_request():
 
 
 def test_global_generators_are_left_alone():
-    np_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    np_before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
     simulate(build(Specification(**SMALL, batch_size=5, carried=2)).process, 3)
-    assert np.array_equal(np_before, np.random.get_state()[1])
+    assert np.array_equal(np_before, np.random.get_state()[1])  # noqa: NPY002
     assert torch.equal(torch_before, torch.get_rng_state())
 
 

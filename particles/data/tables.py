@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import logging
+import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,32 +55,32 @@ class Table:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of columns, values and labels: two tables with the same one hold the same data."""
-        digest = hashlib.blake2b(repr((self.columns, self.values.shape)).encode(), digest_size=16)
+        """A digest of columns, types, values and labels: two tables with the same one hold the same data."""
+        layout = (self.columns, [dtype.str for dtype in self.dtypes], self.header, self.label_column, self.values.shape)
+        digest = hashlib.blake2b(repr(layout).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(self.values).tobytes())
         digest.update(repr(None if self.label is None else self.label.tolist()).encode())
         return digest.hexdigest()
 
 
-def array_table(name: str, values: np.ndarray, label: np.ndarray | None = None) -> Table:
-    """A table of unnamed columns ``x0``, ``x1``, …; a label column, if there is one, is called ``label`` and comes last.
+def array_table(name: str, values: np.ndarray, label: np.ndarray | None = None, label_name: str = "label") -> Table:
+    """A table of unnamed columns ``x0``, ``x1``, …; a label column, if there is one, comes last.
 
     Raises:
-        ValueError: If the array is not one of at least two rows of finite numbers.
+        ValueError: If the array is not one of at least two rows of finite real numbers.
     """
     if values.ndim == 1:
         values = values[:, None]
-    if values.ndim != 2 or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise ValueError(
-            f"{name}: expected an array of numbers with shape (rows, columns), not {values.dtype} {values.shape}"
+            f"{name}: expected an array of real numbers with shape (rows, columns), not {values.dtype} {values.shape}"
         )
-    columns = tuple(f"x{i}" for i in range(values.shape[1]))
-    frame = pd.DataFrame(values, columns=list(columns))
+    frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
     if label is None:
         return _frame_table(name, frame, None, header=True, first_line=1)
     if label.shape != (len(values),):
         raise ValueError(f"{name}: the labels need shape ({len(values)},), one per row, not {label.shape}")
-    return _frame_table(name, frame.assign(label=label), "label", header=True, first_line=1)
+    return _frame_table(name, frame.assign(**{label_name: label}), label_name, header=True, first_line=1)
 
 
 def read_table(path: Path, label: str | None = None, header: bool | None = None) -> Table:
@@ -110,23 +113,21 @@ def read_table(path: Path, label: str | None = None, header: bool | None = None)
 
 def _read_arrays(path: Path, label: str | None) -> Table:
     try:
-        with np.load(path, allow_pickle=False) as found:  # type: ignore[union-attr]
-            arrays = {name: found[name] for name in found.files} if path.suffix.lower() == ".npz" else {}
-    except (AttributeError, TypeError):
-        arrays = {}
+        found = np.load(path, allow_pickle=False)
+        arrays = found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as a NumPy file: {error}") from None
-    if path.suffix.lower() == ".npy":
+    if isinstance(arrays, np.ndarray):
         if label is not None:
-            raise ValueError(f"{path}: an npy file has no column {label!r}; put rows and labels into an npz file")
-        return array_table(str(path), np.load(path, allow_pickle=False))
+            raise ValueError(f"{path} is one array and has no column {label!r}; put rows and labels into an npz file")
+        return array_table(str(path), arrays)
+    if label is not None and label not in arrays:
+        raise ValueError(f"{path} has no array {label!r} for the labels; it holds {', '.join(arrays)}")
     rows = [name for name in arrays if name != label]
     chosen = "x" if "x" in rows else rows[0] if len(rows) == 1 else None
     if chosen is None:
         raise ValueError(f"{path} holds the arrays {', '.join(arrays)}; expected one, or one called x")
-    if label is not None and label not in arrays:
-        raise ValueError(f"{path} has no array {label!r} for the labels; it holds {', '.join(arrays)}")
-    return array_table(str(path), arrays[chosen], None if label is None else arrays[label])
+    return array_table(str(path), arrays[chosen], arrays[label] if label else None, label or "label")
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -140,46 +141,57 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path, label: str | None, header: bool | None) -> Table:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            head = file.read(1 << 16)
-        separator = _separator(head.splitlines()[:20])
-        first = next(csv.reader([head.splitlines()[0]], delimiter=separator))
-        if header is None:
-            header = _is_header(first)
-        frame = pd.read_csv(
-            path,
-            sep=r"\s+" if separator == " " else separator,
-            header=0 if header else None,
-            encoding="utf-8-sig",
-            skip_blank_lines=False,
-            skipinitialspace=True,
-            float_precision="round_trip",
+        text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
+        while not text.rpartition("\n")[2].strip() and text:  # blank lines at the end
+            text = text.rpartition("\n")[0].rstrip("\r\n")
+        head = text[: 1 << 16].splitlines()[:20]
+        if not head or not head[0].strip():
+            raise ValueError(f"{path}, line 1 is blank; expected the names of the columns, or the first row")
+        separator = _separator(head)
+        names = (
+            head[0].split() if separator == " " else next(csv.reader(head, delimiter=separator, skipinitialspace=True))
         )
+        names = [name.strip() for name in names]
+        header = _is_header(names) if header is None else header
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            frame = pd.read_csv(
+                io.StringIO(text),
+                index_col=False,
+                sep=r"\s+" if separator == " " else separator,
+                header=0 if header else None,
+                skip_blank_lines=False,
+                skipinitialspace=True,
+                float_precision="round_trip",
+            )
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, IndexError) as error:
+    except pd.errors.ParserWarning:
+        raise ValueError(f"{path}, line 2: more entries than the {len(names)} columns that the header names") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {str(error).strip()}") from None
-    while len(frame) and frame.iloc[-1].isna().all():  # blank lines at the end
-        frame = frame.iloc[:-1]
     if not header:
         frame.columns = pd.Index([f"x{i}" for i in range(frame.shape[1])])
-    elif duplicates := sorted({name for name in first if first.count(name) > 1}):
+    elif duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: the column name {duplicates[0]!r} occurs more than once")
-    frame = _without_index(path, frame.rename(columns=str))
+    frame = _without_index(path, frame.rename(columns=lambda name: str(name).strip()))
     return _frame_table(str(path), frame, label, header, first_line=2 if header else 1)
 
 
 def _separator(lines: Sequence[str]) -> str:
-    counts = {mark: min((line.count(mark) for line in lines if line.strip()), default=0) for mark in ",;\t|"}
+    counts = {mark: min(line.count(mark) for line in lines) for mark in ",;\t|"}
     best = max(counts, key=lambda mark: counts[mark])
     if counts[best]:
         return best
-    return " " if any(len(line.split()) > 1 for line in lines) and all(map(_numeric, " ".join(lines).split())) else ","
+    fields = [line.split() for line in lines]
+    aligned = len(fields[0]) > 1 and all(len(row) == len(fields[0]) for row in fields)
+    return " " if aligned and all(_numeric(entry) for row in fields[1:] for entry in row) else ","
 
 
 def _is_header(first: Sequence[str]) -> bool:
-    counted = len(first) > 1 and list(first) == [str(i) for i in range(len(first))]  # pandas' names for unnamed columns
-    return counted or not all(_numeric(entry) for entry in first if entry.strip())
+    places = list(first[1:] if first[0] == "" else first)  # pandas writes 0, 1, … for columns without names
+    counted = len(first) > 1 and places == [str(i) for i in range(len(places))]
+    return counted or not all(_numeric(entry) for entry in first if entry)
 
 
 def _numeric(entry: str) -> bool:
@@ -217,29 +229,36 @@ def _frame_table(name: str, frame: pd.DataFrame, label: str | None, header: bool
     values = np.empty(frame.shape)
     for i, column in enumerate(frame.columns):
         values[:, i] = _numbers(name, str(column), frame[column], first_line)
-    return Table(
-        name, values, tuple(map(str, frame.columns)), tuple(np.dtype(t) for t in frame.dtypes), header, classes, place
-    )
+    return Table(name, values, tuple(map(str, frame.columns)), tuple(map(_plain, frame.dtypes)), header, classes, place)
+
+
+def _plain(dtype: Any) -> np.dtype:
+    """NumPy's counterpart of one of pandas' own types."""
+    plain: np.dtype = np.dtype(getattr(dtype, "numpy_dtype", dtype))
+    return plain
 
 
 def _numbers(name: str, column: str, series: pd.Series, first_line: int) -> np.ndarray:
+    def place(at: np.ndarray) -> str:
+        return f"{name}, line {first_line + int(at.argmax())}, column {column!r}"
+
     missing = series.isna().to_numpy()
-    if not (pd.api.types.is_numeric_dtype(series.dtype) and isinstance(series.dtype, np.dtype)):
-        text = ~pd.Series(pd.to_numeric(series, errors="coerce")).notna().to_numpy() & ~missing
+    if series.dtype.kind not in "biuf":
+        text = pd.to_numeric(series, errors="coerce").isna().to_numpy() & ~missing
         if text.any() or not missing.any():
-            at = int(text.argmax())
             raise ValueError(
-                f"{name}, line {first_line + at}, column {column!r}: {series.iloc[at]!r} is not a number; "
+                f"{place(text)}: {series.tolist()[int(text.argmax())]!r} is not a number; "
                 f"drop the column, or name it with --label if it holds classes"
             )
     if missing.any():
-        raise ValueError(
-            f"{name}, line {first_line + int(missing.argmax())}, column {column!r}: the value is missing; fill it in or drop the row"
-        )
+        raise ValueError(f"{place(missing)}: the value is missing; fill it in or drop the row")
     values = series.to_numpy(dtype=np.float64)
     if not (finite := np.isfinite(values)).all():
-        at = int((~finite).argmax())
-        raise ValueError(f"{name}, line {first_line + at}, column {column!r}: {values[at]} is not finite")
+        raise ValueError(f"{place(~finite)}: {values[(~finite).argmax()]} is not finite")
+    if series.dtype.kind in "iu" and (large := np.abs(values) > 2**53).any():
+        raise ValueError(
+            f"{place(large)}: an integer beyond 2^53 would lose digits; drop the column if it is an identifier"
+        )
     return values
 
 
@@ -291,10 +310,12 @@ class Schema:
             logger.warning("%s: kept constant: column%s %s", table.name, "s" * (len(constant) > 1), _some(constant))
         values = table.values[:, varying]
         shift = values.mean(0) if scale != "none" else np.zeros(values.shape[1])
-        spread = values.std(0)
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            spread = values.std(0)
         if scale == "global":
             spread = np.full_like(spread, np.sqrt(np.square(spread).mean()))
         unit = spread if scale != "none" else np.ones_like(shift)
+        _check_range(table, np.abs(values).max(0) + np.abs(shift) + unit, varying, dtype)
         levels = None if table.label is None else np.unique(table.label)
         return Schema(table, scale, varying, shift, unit, levels, dtype)
 
@@ -319,11 +340,12 @@ class Schema:
                 f"{table.name} has column {a!r} where {self.table.name} has {b!r}; give both the same columns"
             )
         x = (table.values[:, self.varying] - self.shift) / self.unit
+        _check_range(table, np.abs(x).max(0), self.varying, self.dtype)
         label = None
         if self.levels is not None:
             if table.label is None:
                 raise ValueError(f"{table.name} has no labels, but {self.table.name} has")
-            if len(strange := np.setdiff1d(table.label, self.levels)):
+            if strange := sorted(set(table.label.tolist()) - set(self.levels.tolist()), key=str):
                 raise ValueError(f"{table.name} has the class {strange[0]!r}, which {self.table.name} has not")
             label = torch.as_tensor(np.searchsorted(self.levels, table.label), device=device)
         return Cloud(torch.as_tensor(x, dtype=self.dtype, device=device), label)
@@ -338,13 +360,9 @@ class Schema:
         values = np.empty((len(cloud), len(self.varying)), dtype=np.float64)
         values[:, ~self.varying] = self.table.values[0, ~self.varying]
         values[:, self.varying] = self.points(cloud.x)
-        float_type = np.float32 if self.dtype == torch.float32 else np.float64
-        frame = pd.DataFrame(
-            {
-                name: _typed(values[:, i], dtype, float_type)
-                for i, (name, dtype) in enumerate(zip(self.table.columns, self.table.dtypes))
-            }
-        )
+        own = np.float32 if self.dtype == torch.float32 else np.float64
+        rows = zip(self.table.columns, values.T, self.table.dtypes, self.varying)
+        frame = pd.DataFrame({name: _typed(x, dtype, own if varies else np.float64) for name, x, dtype, varies in rows})
         if self.levels is not None and self.table.label_column is not None and cloud.label is not None:
             name, place = self.table.label_column
             frame.insert(place, name, self.levels[cloud.label.cpu().numpy()])
@@ -355,10 +373,21 @@ class Schema:
         self.decode(cloud).to_csv(path, index=False, header=self.table.header)
 
 
+def _check_range(table: Table, largest: np.ndarray, varying: np.ndarray, dtype: torch.dtype) -> None:
+    wide = ~(largest < torch.finfo(dtype).max)  # also where it is not a number
+    if wide.any():
+        column = np.array(table.columns)[varying][wide.argmax()]
+        raise ValueError(
+            f"{table.name}, column {str(column)!r}: its values are too large for {str(dtype).removeprefix('torch.')}; "
+            f"divide the column by a power of ten"
+        )
+
+
 def _typed(values: np.ndarray, dtype: np.dtype, float_type: type) -> np.ndarray:
     if dtype.kind == "b":
         return np.asarray(values > 0.5)
     if dtype.kind in "iu":
-        bounds = np.iinfo(dtype)
-        values = np.rint(values).clip(bounds.min, bounds.max)
-    return values.astype(dtype if dtype.kind in "iu" else float_type, copy=False)
+        low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+        high = high if int(high) <= np.iinfo(dtype).max else np.nextafter(high, 0)  # 2^63 − 1 is no float
+        values, float_type = np.rint(values).clip(low, high), dtype.type
+    return np.asarray(values, dtype=float_type)

@@ -90,4 +90,5 @@ def sierpinski_carpet(n: int, key: Key, level: int = 4, side: float = 10.0) -> n
     ring = np.array([(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)])
     cell = np.zeros((n, 2))
     cell += np.sum([ring[random.integers(8, size=n)] * 3**depth for depth in range(level)], axis=0)
-    return side * ((cell + random.random((n, 2))) / 3**level - 0.5)
+    carpet: np.ndarray = side * ((cell + random.random((n, 2))) / 3**level - 0.5)
+    return carpet

@@ -15,11 +15,20 @@ def nearest_distance(a: Cloud, b: Cloud) -> float:
     return float(torch.as_tensor(distance).quantile(0.5))
 
 
-def nearest_ratio(particles: Cloud, training: Cloud, holdout: Cloud) -> float:
-    """The median distance from a particle to the training points, over that from a held-out point to them.
+def nearest_ratio(particles: Cloud, training: Cloud, holdout: Cloud | None = None) -> float:
+    """The median distance from a particle to the training points, over that from a fresh point to them.
 
-    1 where particles are to the training points as fresh data are, towards 0 where they are copies of them.
+    1 where particles are to the training points as fresh data are, towards 0 where they are copies of them. Fresh
+    points are the held-out ones; without any, each training point is one to the others (leave one out).
     """
-    fresh = nearest_distance(holdout, training)
     near = nearest_distance(particles, training)
+    fresh = _spacing(training) if holdout is None else nearest_distance(holdout, training)
     return near / fresh if fresh > 0 else float("inf") if near > 0 else 1.0
+
+
+def _spacing(cloud: Cloud) -> float:
+    from scipy.spatial import cKDTree
+
+    x = cloud.x.detach().cpu().numpy()
+    distance, _ = cKDTree(x).query(x, k=2)
+    return float(torch.as_tensor(distance[:, 1]).quantile(0.5))

@@ -13,7 +13,7 @@ import torch
 
 from particles.potentials.base import Info
 from particles.processes import Process, State
-from particles.run.store import Memory, Row, Store
+from particles.run.store import Memory, Row, RunError, Store
 
 Observer = Callable[[State], dict[str, float]]
 """Reads a state at logged steps and answers named numbers; it draws from its own key, and changes nothing."""
@@ -61,6 +61,7 @@ def simulate(
         The last state.
 
     Raises:
+        RunError: If the store cannot be gone on with, or is beyond ``stop`` already.
         Diverged: If a measured number is not finite, with the step in which it arose.
         Interrupted: After SIGINT or SIGTERM.
     """
@@ -70,10 +71,12 @@ def simulate(
         state = process.init()
         store.log(state, _look(observers, state))
         store.save(state, process)
+    if state.k > stop:
+        raise RunError(f"the run is at step {state.k} already; steps must be at least that, not {stop}")
     good, pending = state, []
 
     with _interruptible() as asked:
-        while state.k < stop and not (at_rest and at_rest(store.rows)):
+        while state.k < stop and not (at_rest and at_rest([row for row in store.rows if store.logs(int(row["step"]))])):
             state, info = process.step(state)
             pending.append((state.k, info))
             last = state.k == stop or bool(asked)

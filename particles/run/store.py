@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import io
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,10 @@ from particles.processes import Process, State
 from particles.run.files import GrowingArray, replacing
 
 Row = dict[str, float]
+
+
+class RunError(ValueError):
+    """A run that cannot be gone on with."""
 
 
 class Store(ABC):
@@ -143,6 +148,7 @@ class Folder(Store):
         self.progress = progress
         self.rows = []
         self.saved: int | None = None  # the step of the checkpoint
+        self.resumed: int | None = None  # the step that the run was taken up at, until it has gone on from there
         path.mkdir(parents=True, exist_ok=True)
 
     def logs(self, k: int) -> bool:
@@ -155,26 +161,31 @@ class Folder(Store):
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None
-        saved = torch.load(path, weights_only=True)
-        process.load_state_dict(saved["process"])
         first = process.init()
-        cloud = first.cloud.at(saved["x"].to(first.cloud.x.device))
-        state = State(saved["k"], saved["t"], cloud, tuple(m.to(cloud.x.device) for m in saved["memory"]))
-        self._forget_after(state.k)
-        self.saved = state.k
+        try:
+            saved = torch.load(path, weights_only=True, map_location=first.cloud.x.device)
+            process.load_state_dict(saved["process"])
+            state = State(saved["k"], saved["t"], first.cloud.at(saved["x"]), tuple(saved["memory"]))
+        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RunError(f"{path} cannot be read, or does not fit spec.toml ({reason}); begin a new run") from None
+        self.saved = self.resumed = state.k
+        self._keep(lambda k: k <= state.k, lambda k: k <= state.k)
         return state
 
-    def _forget_after(self, k: int) -> None:
-        """Drops rows and snapshots of later steps, and those of an end that is not the end any more."""
-        series = self.path / "series.csv"
-        self.rows = [row for row in _read(series) if row["step"] <= k and self.logs(int(row["step"]))]
-        _write(series, self.rows)
-        steps = self.path / "trajectory.csv"
-        kept = [row for row in _read(steps) if row["step"] <= k and row["step"] % self.snapshot_every == 0]
-        _write(steps, kept)
-        self._trajectory().truncate(len(kept))
+    def _keep(self, rows: Callable[[int], bool], snapshots: Callable[[int], bool]) -> None:
+        """Drops the rows and the snapshots of all other steps."""
+        self.rows = [row for row in _read(self.path / "series.csv") if rows(int(row["step"]))]
+        _write(self.path / "series.csv", self.rows)
+        taken = [row for row in _read(self.path / "trajectory.csv") if snapshots(int(row["step"]))]
+        _write(self.path / "trajectory.csv", taken)
+        self._trajectory().truncate(len(taken))
 
     def log(self, state: State, row: Row) -> None:
+        if self.resumed is not None and state.k > self.resumed:
+            # Where the run once ended is not its end any more: forget what was written for that reason alone.
+            self._keep(self.logs, lambda k: k % self.snapshot_every == 0)
+            self.resumed = None
         row = {"step": state.k, "time": state.t} | row
         known = self.rows and row.keys() <= _columns(self.rows).keys()
         self.rows.append(row)
