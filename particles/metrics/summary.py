@@ -23,14 +23,13 @@ def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, 
         size: The most points of a cloud that are looked at.
     """
     p, q = particles.draw(size, key.fold("particles")), target.draw(size, key.fold("target"))
-    found = {"w2_target": w2(p, q), "energy_target": energy_distance(p, q)}
-    if holdout is not None:
-        h = holdout.draw(size, key.fold("holdout"))
+    h = None if holdout is None else holdout.draw(size, key.fold("holdout"))
+    found = {"w2_target": w2(p, q), "energy_target": energy_distance(p, q), "nearest_ratio": nearest_ratio(p, q, h)}
+    if h is not None:
         found |= {
             "w2_holdout": w2(p, h),
             "w2_floor": w2(q, h),
             "energy_holdout": energy_distance(p, h),
             "energy_floor": energy_distance(q, h),
-            "nearest_ratio": nearest_ratio(p, q, h),
         }
     return found
