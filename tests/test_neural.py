@@ -195,3 +195,21 @@ def test_adam_is_torchs():
             weight.grad = -gradient
         b.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_any_module_is_a_network():
+    """A user's own network, by autograd, gives what the written-out pass gives."""
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = DenseNetwork(2, (8, 8), key=Key.of(0)).double()
+
+        def forward(self, x, label=None):
+            return self.inner.smooth(x, label)
+
+    p, q = cloud(20, 2, "p"), cloud(30, 2, "q")
+    ours = NeuralPotential(KL(), DenseNetwork(2, (8, 8), key=Key.of(0)).double(), inner_steps=10)
+    theirs = NeuralPotential(KL(), Plain(), inner_steps=10)
+    torch.testing.assert_close(ours.fit(p, q, Key.of(0)), theirs.fit(p, q, Key.of(0)), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours.grad(p), theirs.grad(p), rtol=1e-9, atol=1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,47 +14,23 @@ from particles.keys import ROOT, Key
 from particles.networks.activations import ACTIVATIONS
 from particles.networks.lipschitz import Bounded, BoundedRows, BoundedWeight
 
+Pull = Callable[[Tensor, bool, bool], tuple[list[Tensor], Tensor | None]]
+
 
 class _DensePass(torch.autograd.Function):
-    """The whole network as one node of the graph, with its backward pass written out.
-
-    On small clouds autograd's bookkeeping costs several times what the arithmetic does, and on large ones the
-    fresh memory that it asks for; this pass works in place.
-    """
+    """The whole network as one node of a graph."""
 
     @staticmethod
-    def forward(ctx, network: DenseNetwork, x: Tensor, *parameters: Tensor):  # type: ignore[no-untyped-def]
-        weights, scalings = zip(*(bounded.push() for bounded in network.matrices))
-        *biases, last = parameters[1::2]
-        inputs, kept = [x], []
-        for weight, bias in zip(weights, biases):
-            value, keep = network.activation.push(torch.addmm(bias, inputs[-1], weight.mT))
-            inputs.append(value)
-            kept.append(keep)
-        ctx.activation, ctx.weights, ctx.scalings, ctx.inputs, ctx.kept = (
-            network.activation,
-            weights,
-            scalings,
-            inputs,
-            kept,
-        )
-        return torch.addmm(last, inputs[-1], weights[-1].mT)
+    def forward(ctx, network: DenseNetwork, x: Tensor, label: Tensor | None, *parameters: Tensor):  # type: ignore[no-untyped-def]
+        values, ctx.pull = network.push(x, label)
+        return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        _, wants_x, *wants = ctx.needs_input_grad
-        answers: list[Tensor | None] = []
-        for i in reversed(range(len(ctx.weights))):
-            answers.append(gradient.sum(0) if wants[2 * i + 1] else None)
-            in_weight = gradient.mT @ ctx.inputs[i] if wants[2 * i] else None
-            if in_weight is not None and ctx.scalings[i] is not None:
-                in_weight = ctx.scalings[i].pull(in_weight)
-            answers.append(in_weight)
-            if i > 0:
-                gradient = ctx.activation.pull(gradient @ ctx.weights[i], ctx.kept[i - 1])
-        answers.append(gradient @ ctx.weights[0] if wants_x else None)
-        return None, *reversed(answers)
+        _, in_x, _, *in_parameters = ctx.needs_input_grad
+        gradients, x = ctx.pull(gradient, any(in_parameters), in_x)
+        return None, x, None, *(gradients or [None] * len(in_parameters))
 
 
 class DenseNetwork(nn.Module):
@@ -116,10 +92,46 @@ class DenseNetwork(nn.Module):
             x: The points, with shape :math:`(n, d)`.
             label: The class of each point, integers with shape :math:`(n,)`: which output is its value.
         """
-        parameters = [p for bounded, bias in zip(self.matrices, self.biases) for p in (bounded.weight, bias)]
-        if not self.training:
-            parameters = [p.detach() for p in parameters]
-        return _choose(_DensePass.apply(self, x, *parameters), label)
+        parameters = self.parameters() if self.training else (p.detach() for p in self.parameters())
+        values: Tensor = _DensePass.apply(self, x, label, *parameters)
+        return values
+
+    @torch.no_grad()
+    def push(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, Pull]:
+        """The values of φ outside of autograd, and the way back for gradients, written out.
+
+        On small clouds autograd's bookkeeping costs several times what the arithmetic does, and on large ones the
+        fresh memory that it asks for; this works in place.
+
+        Returns:
+            The values, and a function of a gradient in them, with shape :math:`(n,)`, that answers the gradients in all
+            parameters, in their order, and the gradient in ``x``; each if it is wanted.
+        """
+        weights, scalings = zip(*(bounded.push() for bounded in self.matrices))
+        *biases, last = self.biases
+        inputs, kept = [x], []
+        for weight, bias in zip(weights, biases):
+            value, keep = self.activation.push(torch.addmm(bias, inputs[-1], weight.mT))
+            inputs.append(value)
+            kept.append(keep)
+        values = torch.addmm(last, inputs[-1], weights[-1].mT)
+
+        @torch.no_grad()
+        def pull(gradient: Tensor, in_parameters: bool, in_x: bool) -> tuple[list[Tensor], Tensor | None]:
+            gradient = gradient[:, None]
+            if label is not None:
+                gradient = torch.zeros_like(values).scatter_(1, label[:, None], gradient)
+            in_weights, in_biases = [], []
+            for i in reversed(range(len(weights))):
+                if in_parameters:
+                    scaling, in_weight = scalings[i], gradient.mT @ inputs[i]
+                    in_weights.append(in_weight if scaling is None else scaling.pull(in_weight))
+                    in_biases.append(gradient.sum(0))
+                if i > 0:
+                    gradient = self.activation.pull(gradient @ weights[i], kept[i - 1])
+            return in_weights[::-1] + in_biases[::-1], gradient @ weights[0] if in_x else None
+
+        return _choose(values, label), pull
 
     def smooth(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """The same values, layer by layer: slower, and differentiable any number of times."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-@dataclass(frozen=True)
-class Scaling:
+class Scaling(NamedTuple):
     r"""A weight divided by what it has too much norm, and the way back for gradients.
 
     Attributes:
