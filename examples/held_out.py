@@ -39,8 +39,8 @@ EVERY = 10
 def flow(source: Cloud, target: Cloud, steps: int, seed: int) -> list[Cloud]:
     """The particles every few steps of a Lipschitz-regularised KL flow."""
     key = Key.of(seed)
-    network = DenseNetwork(target.dimension, (64, 64, 64), lipschitz=1.0, key=key.fold("network"))
-    potential = NeuralPotential(KL(), network, learning_rate=5e-3, inner_steps=5)
+    network = DenseNetwork(target.dimension, (32, 32, 32), lipschitz=1.0, key=key.fold("network"))
+    potential = NeuralPotential(KL(), network, inner_steps=5)
     process = Evolve(GradientFlow(potential, target), Euler(), source, step_size=0.5, decay=100, key=key.fold("run"))
     store = Memory(log_every=EVERY)
     simulate(process, steps, store)
