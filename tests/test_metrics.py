@@ -1,6 +1,9 @@
 """Metrics against closed forms."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -92,3 +95,11 @@ def test_dimensions_must_agree():
     for metric in (w2, sinkhorn):
         with pytest.raises(ValueError, match="dimensions 2 and 3"):
             metric(cloud(3, 2, "a"), cloud(3, 3, "b"))
+
+
+def test_nothing_is_written_to_standard_output(tmp_path):
+    """KeOps, which POT and geomloss import, would write to it."""
+    code = "import torch, particles as p; c = p.Cloud(torch.eye(3)); p.w2(c, c); p.sinkhorn(c, c)"
+    environment = {name: value for name, value in os.environ.items() if "KEOPS" not in name}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout == ""
