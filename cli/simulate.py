@@ -138,6 +138,11 @@ def _names(names: Any) -> str:
     type=int,
     help="Number of steps from snapshot to snapshot of trajectory.npy, a multiple of --log-every.  [default: log every]",
 )
+@_option(
+    "--metric-every",
+    type=int,
+    help="Number of steps from one measurement of W2 to the next, a multiple of --log-every.  [default: 5 × log every]",
+)
 @_option("--checkpoint-every", type=int, help="Number of steps from checkpoint to checkpoint.")
 @_option("--metric-size", type=int, help="Largest number of points that W2 is measured on along the way.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/TARGET]")

@@ -143,6 +143,7 @@ class Specification:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: The floating-point type.
         log_every: The number of steps from row to row of the series; by default a hundredth of ``steps``.
+        metric_every: The number of steps from one measurement of W2 to the next; by default five times ``log_every``.
         snapshot_every: The number of steps from snapshot to snapshot; by default ``log_every``.
         checkpoint_every: The number of steps from checkpoint to checkpoint.
         metric_size: The most points that W2 is measured on while a run goes on.
@@ -182,13 +183,14 @@ class Specification:
     device: str = "auto"
     dtype: str = "float32"
     log_every: int | None = None
+    metric_every: int | None = None
     snapshot_every: int | None = None
     checkpoint_every: int = 100
     metric_size: int = 500
 
     def __post_init__(self) -> None:
         least = {
-            "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1,
+            "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1, "metric_every": 1,
             "checkpoint_every": 1, "metric_size": 2, "seed": 0, "holdout": 0, "stop_energy": 0, "patience": 1,
             "penalty": 0,
         }  # fmt: skip
@@ -328,8 +330,9 @@ def build(spec: Specification) -> Simulation:
     training, holdout_table = _target(spec, key)
     scale = spec.scale or ("none" if training.name in TOYS else "standard")
     log_every = spec.log_every or max(1, spec.steps // 100)
-    if spec.snapshot_every and spec.snapshot_every % log_every:
-        raise ValueError(f"snapshot_every must be a multiple of log_every ({log_every}), not {spec.snapshot_every}")
+    for name in ("snapshot_every", "metric_every"):
+        if (getattr(spec, name) or 0) % log_every:
+            raise ValueError(f"{name} must be a multiple of log_every ({log_every}), not {getattr(spec, name)}")
     schema = Schema.fit(training, scale, getattr(torch, spec.dtype))
     target = schema.encode(training, device)
     holdout = None if holdout_table is None else schema.encode(holdout_table, device)
@@ -343,11 +346,13 @@ def build(spec: Specification) -> Simulation:
         source_std=_source_std(spec),
         device=str(device),
         log_every=log_every,
+        metric_every=spec.metric_every or 5 * log_every,
         snapshot_every=spec.snapshot_every or log_every,
     )
+    assert spec.metric_every is not None
     references = {"w2": target} | ({} if holdout is None else {"w2_holdout": holdout})
     observers: list[Observer] = [
-        Distance(name, w2, reference, spec.metric_size, key.fold("metrics", name))
+        Distance(name, w2, reference, spec.metric_size, key.fold("metrics", name), spec.metric_every)
         for name, reference in references.items()
     ]
     return Simulation(

@@ -224,7 +224,7 @@ def test_reader_sees_what_was_written(tmp_path):
 def test_figure_draws_what_the_run_holds(tmp_path):
     from particles.plot.figure import figure
 
-    simulation = build(Specification(target="iris", particles=20, network=(8,), steps=6, log_every=2))
+    simulation = build(Specification(target="iris", particles=20, network=(8,), steps=6, log_every=2, metric_every=4))
     simulate(simulation.process, 6, simulation.store(tmp_path), simulation.observers)
     drawn = figure(Run.open(tmp_path))
     clouds, divergence, energy, distance = drawn.get_axes()
@@ -233,7 +233,8 @@ def test_figure_draws_what_the_run_holds(tmp_path):
     assert "principal component 1" in clouds.get_xlabel()
     assert energy.get_yscale() == "log"
     assert [line.get_label() for line in distance.lines] == ["to target", "to held-out target"]
-    np.testing.assert_allclose(distance.lines[0].get_ydata(), Run.open(tmp_path).series["w2"])
+    np.testing.assert_allclose(distance.lines[0].get_ydata(), Run.open(tmp_path).series["w2"].dropna())
+    np.testing.assert_allclose(distance.lines[0].get_xdata(), [0, 4])
     np.testing.assert_allclose(divergence.lines[0].get_xdata(), [2, 4, 6])
 
 

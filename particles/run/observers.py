@@ -21,16 +21,20 @@ class Distance:
         reference: The other cloud.
         size: The most points of either cloud that are looked at.
         key: The source of the subsamples.
+        every: The number of steps from look to look.
     """
 
-    def __init__(self, name: str, metric: Metric, reference: Cloud, size: int, key: Key):
+    def __init__(self, name: str, metric: Metric, reference: Cloud, size: int, key: Key, every: int = 1):
         self.name = name
         self.metric = metric
         self.reference = reference.draw(size, key.fold("reference"))
         self.size = size
         self.key = key
+        self.every = every
 
     def __call__(self, state: State) -> Row:
+        if state.k % self.every:
+            return {}
         return {self.name: self.metric(state.cloud.active.draw(self.size, self.key.fold(state.k)), self.reference)}
 
 
