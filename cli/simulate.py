@@ -253,7 +253,6 @@ def _run(
     from particles.run.loop import Diverged, Interrupted, simulate
     from particles.run.store import RunError
 
-    _keep_memory()
     try:
         simulation = build(spec)
         _check_unchanged(folder, noted, simulation.noted)
@@ -385,15 +384,3 @@ class _Progress:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
-
-
-def _keep_memory() -> None:
-    """Asks glibc not to give large blocks back to the system after every use: fresh pages cost more than the sums in them."""
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return  # another C library
-    mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD

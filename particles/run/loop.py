@@ -13,6 +13,7 @@ import torch
 
 from particles.potentials.base import Info
 from particles.processes import Process, State
+from particles.run.allocator import keep_freed_memory
 from particles.run.store import Memory, Row, RunError, Store
 
 Observer = Callable[[State], dict[str, float]]
@@ -65,6 +66,7 @@ def simulate(
         Diverged: If a measured number is not finite, with the step in which it arose.
         Interrupted: After SIGINT or SIGTERM.
     """
+    keep_freed_memory()
     store = Memory() if store is None else store
     state = store.resume(process)  # potentials reloaded, later rows dropped; or None
     if state is None:
@@ -108,7 +110,10 @@ def _checked(pending: list[tuple[int, Info]]) -> Row:
     names = [(k, name) for k, info in pending for name in info]
     values = [value for _, info in pending for value in info.values()]
     device = next((v.device for v in values if isinstance(v, torch.Tensor)), torch.device("cpu"))
-    numbers = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in values]).tolist()
+    if device.type == "cpu":
+        numbers = [float(v) for v in values]
+    else:
+        numbers = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in values]).tolist()
     for (k, name), number in zip(names, numbers):
         if not math.isfinite(number):
             raise Diverged(

@@ -8,7 +8,6 @@ of four Gaussians, the gradient at the particles and an Euler step. The plain lo
 the medians and ranges of the turns are printed as a table.
 """
 
-import ctypes
 import itertools
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from particles import KL, Cloud, DenseNetwork, Euler, Evolve, GradientFlow, Key, NeuralPotential
 from particles.data.toy import four_gaussians
+from particles.run.allocator import keep_freed_memory
 
 WIDTHS, K, H, RATE = (32, 32, 32), 3, 0.5, 1e-3
 
@@ -69,12 +69,7 @@ def cpu_seconds(step: Callable[[], None], steps: int) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    try:  # what the command line does too, for both of them: keep freed memory
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-1, 1 << 30)
-        libc.mallopt(-3, 1 << 30)
-    except OSError:
-        pass
+    keep_freed_memory()  # as simulate does; here for both loops
     print("| N + N | ours, ms | plain torch, ms | plain / ours |\n| --- | --- | --- | --- |")
     for n, steps in ((200, 40), (1000, 20), (5000, 8)):
         key = Key.of(0)
