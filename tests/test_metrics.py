@@ -103,3 +103,10 @@ def test_nothing_is_written_to_standard_output(tmp_path):
     environment = {name: value for name, value in os.environ.items() if "KEOPS" not in name}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout == ""
+
+
+def test_no_ratio_where_most_rows_have_a_copy():
+    rounded = Cloud(cloud(300, 1, "r").x.round())
+    assert nearest_ratio(cloud(50, 1, "p"), rounded) == math.inf
+    assert "nearest_ratio" not in summarise(cloud(50, 1, "p"), rounded, None, Key.of(0))
+    assert nearest_ratio(rounded, rounded) == 1

@@ -19,7 +19,8 @@ def nearest_ratio(particles: Cloud, training: Cloud, holdout: Cloud | None = Non
     """The median distance from a particle to the training points, over that from a fresh point to them.
 
     1 where particles are to the training points as fresh data are, towards 0 where they are copies of them. Fresh
-    points are the held-out ones; without any, each training point is one to the others (leave one out).
+    points are the held-out ones; without any, each training point is one to the others (leave one out). Infinite if
+    most fresh points lie on training points and particles do not.
     """
     near = nearest_distance(particles, training)
     fresh = _spacing(training) if holdout is None else nearest_distance(holdout, training)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from particles.cloud import Cloud
 from particles.keys import Key
 from particles.metrics.energy import energy_distance
@@ -13,7 +15,8 @@ def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, 
     """Distances to the target, and to a held-out part of it where there is one.
 
     ``w2_floor`` is what the target itself has to its held-out part: what no honest method beats by much. A distance to
-    the target far below the one to the held-out part, or a ``nearest_ratio`` below 1, is a sign of copying.
+    the target far below the one to the held-out part, or a ``nearest_ratio`` below 1, is a sign of copying; the ratio is
+    left out where most fresh points have an exact copy in the target, as with coarsely rounded data.
 
     Arguments:
         particles: The particles.
@@ -24,7 +27,9 @@ def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, 
     """
     p, q = particles.draw(size, key.fold("particles")), target.draw(size, key.fold("target"))
     h = None if holdout is None else holdout.draw(size, key.fold("holdout"))
-    found = {"w2_target": w2(p, q), "energy_target": energy_distance(p, q), "nearest_ratio": nearest_ratio(p, q, h)}
+    found = {"w2_target": w2(p, q), "energy_target": energy_distance(p, q)}
+    if math.isfinite(ratio := nearest_ratio(p, q, h)):
+        found["nearest_ratio"] = ratio
     if h is not None:
         found |= {
             "w2_holdout": w2(p, h),
