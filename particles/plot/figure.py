@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ POINTS = 3000
 def figure(run: Run) -> Figure:
     """Source, target, end and some trajectories, beside the curves of the series.
 
-    Points of more than two dimensions are shown in the first two principal components of the target.
+    Points of more than two dimensions are shown in the first two principal components of the target, in flow units.
 
     Arguments:
         run: What is shown.
@@ -50,10 +51,10 @@ def figure(run: Run) -> Figure:
 
 def _clouds(run: Run, ax: Axes) -> None:
     own = run.trajectory.shape[1] - run.carried
-    project, names = _projection(run.target, run.columns)
-    shown = _spread(own, POINTS)
-    start, end = project(run.trajectory[0][shown]), project(run.trajectory[-1][shown])
-    target = project(run.target[_spread(len(run.target), POINTS)])
+    project, names = _projection(run)
+    shown, last = _spread(own, POINTS), float(run.times[-1]) or 1.0
+    start, end = project(run.trajectory[0][shown], 0.0), project(run.trajectory[-1][shown], last)
+    target = project(run.target[_spread(len(run.target), POINTS)], 1.05 * last)
     size = float(np.clip(3000 / max(len(target), len(end)), 3, 14))
     many = max(len(target), len(end)) > 1000
 
@@ -65,12 +66,12 @@ def _clouds(run: Run, ax: Axes) -> None:
     dots(target, TARGET, 0.45, f"target ({len(run.target)})")
     dots(start, SOURCE, 0.6, f"source ({own})")
     for i in _spread(own, PATHS):
-        path = project(np.asarray(run.trajectory[:, i]))
+        path = project(np.asarray(run.trajectory[:, i]), run.times)
         ax.plot(*path.T, color="black", alpha=0.18, linewidth=0.6, zorder=1)
     dots(end, PARTICLES, 0.8, f"end (step {int(run.steps[-1])})")
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
-    if target.shape[1] == 2 and run.target.shape[1] > 1:
+    if run.target.shape[1] > 1:
         ax.set_aspect("equal", adjustable="datalim")
     ax.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, markerscale=1.8, handletextpad=0.2
@@ -79,6 +80,8 @@ def _clouds(run: Run, ax: Axes) -> None:
 
 
 def _curves(run: Run, axes: np.ndarray) -> None:
+    from matplotlib.ticker import NullFormatter
+
     series = run.series
     panels = [
         (["divergence"], "divergence", False, [PARTICLES]),
@@ -89,9 +92,11 @@ def _curves(run: Run, axes: np.ndarray) -> None:
         for column, colour in zip(columns, colours):
             if column in series and (rows := series[["step", column]].dropna()).shape[0]:
                 name = {"w2": "to target", "w2_holdout": "to held-out target"}.get(column)
-                ax.plot(rows["step"], rows[column], color=colour, linewidth=1.2, label=name)
+                mark = "o" if len(rows) == 1 else ""
+                ax.plot(rows["step"], rows[column], color=colour, linewidth=1.2, marker=mark, markersize=4, label=name)
         if logarithmic and (series.get(columns[0], np.zeros(1)) > 0).any():
             ax.set_yscale("log")
+            ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_ylabel(label)
         ax.spines[["top", "right"]].set_visible(False)
     if axes[-1].get_legend_handles_labels()[0]:
@@ -99,19 +104,25 @@ def _curves(run: Run, axes: np.ndarray) -> None:
     axes[-1].set_xlabel("step")
 
 
-def _projection(target: np.ndarray, columns: list[str]):  # type: ignore[no-untyped-def]
-    """A map of points to the plane, and the names of its axes with what they keep of the target's variance."""
-    d = target.shape[1]
-    if d == 1:
-        return lambda x: np.concatenate((x, np.zeros_like(x)), 1), (columns[0], "")
-    if d == 2:
-        return lambda x: np.asarray(x), (columns[0], columns[1])
+def _projection(run: Run) -> tuple[Callable[..., np.ndarray], tuple[str, str]]:
+    """A map of points, and of when they are there, to the plane; and the names of its axes.
+
+    A single column is drawn against time; more than two are drawn in the first two principal components of the target, in
+    flow units, whose names say what they keep of its variance.
+    """
+    target, columns = run.target, run.columns
+    if target.shape[1] == 1:
+        return lambda x, t: np.stack((x[:, 0], np.broadcast_to(t, len(x))), 1), (columns[0], "time (target above)")
+    if target.shape[1] == 2:
+        return lambda x, t: np.asarray(x), (columns[0], columns[1])
     centre = target.mean(0)
-    _, scales, axes = np.linalg.svd(target - centre, full_matrices=False)
+    _, scales, axes = np.linalg.svd((target - centre) / run.units, full_matrices=False)
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]  # SVD leaves the signs open
-    share = np.square(scales) / np.square(scales).sum()
-    names = tuple(f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in range(2))
-    return lambda x: (np.asarray(x) - centre) @ axes[:2].T, names
+    plane = np.zeros((2, target.shape[1]))
+    plane[: len(axes)] = axes[:2]  # two target rows span a line alone
+    share = np.append(np.square(scales) / np.square(scales).sum(), 0.0)
+    first, second = (f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in range(2))
+    return lambda x, t: (np.asarray(x) - centre) / run.units @ plane.T, (first, second)
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -25,6 +25,7 @@ class Run:
         target: The target, with shape (N, d).
         holdout: The held-out part of it, with shape (H, d), H = 0 if there is none.
         columns: The names of the coordinates.
+        units: The length of a flow unit in each coordinate's own unit, with shape (d,).
         carried: How many of the last particles were only carried along.
     """
 
@@ -37,6 +38,7 @@ class Run:
     target: np.ndarray
     holdout: np.ndarray
     columns: list[str]
+    units: np.ndarray
     carried: int
 
     @staticmethod
@@ -63,5 +65,6 @@ class Run:
             target=target,
             holdout=holdout,
             columns=spec["data"]["columns"],
+            units=np.array(spec["data"]["units"]),
             carried=spec["carried"],
         )
