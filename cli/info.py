@@ -1,7 +1,9 @@
 """``particles info``"""
 
 import json
+import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,15 +48,16 @@ def _devices() -> dict[str, Any]:
 
 def _keops() -> dict[str, Any]:
     compiler = shutil.which("g++") or shutil.which("c++")
-    state = {"compiler": compiler or "none: KeOps formulas cannot be compiled"}
+    state: dict[str, Any] = {"compiler": compiler or "none: KeOps formulas cannot be compiled"}
     try:
-        import keopscore
-        import pykeops  # noqa: F401
+        import pykeops
 
-        state["cache"] = keopscore.get_build_folder()
+        folder = Path(pykeops.get_build_folder())
     except Exception as error:  # whatever a broken installation raises is the answer here
-        state["cache"] = f"KeOps cannot be imported: {error}"
-    return state
+        return state | {"cache": f"KeOps cannot be imported: {error}"}
+    formulas = len(list(folder.glob("*.so")))
+    writable = "writable" if os.access(folder, os.W_OK) else "not writable: KeOps formulas cannot be compiled"
+    return state | {"cache": str(folder), "cache state": f"{writable}, {formulas} compiled files"}
 
 
 def _names() -> dict[str, Any]:

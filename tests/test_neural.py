@@ -213,3 +213,20 @@ def test_any_module_is_a_network():
     theirs = NeuralPotential(KL(), Plain(), inner_steps=10)
     torch.testing.assert_close(ours.fit(p, q, Key.of(0)), theirs.fit(p, q, Key.of(0)), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(ours.grad(p), theirs.grad(p), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", list(DIVERGENCES))
+def test_a_fit_does_not_wait_for_the_device(name):
+    """No host synchronisation in a fit of several steps with minibatches, nor in the gradient."""
+    p, q = (Cloud(normal(50, 2, n, torch.float32).cuda()) for n in "pq")
+    network = DenseNetwork(2, (16, 16), key=Key.of(0)).cuda()
+    fitted = NeuralPotential(make("divergence", name, DIVERGENCES), network, inner_steps=5, batch_size=20)
+    fitted.fit(p, q, Key.of(0))  # libraries wait once, when they start
+    fitted.grad(p)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        fitted._block(p, q, Key.of(1))
+        fitted.grad(p)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
