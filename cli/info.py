@@ -12,7 +12,7 @@ from particles import build
 
 
 @click.command("info")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, envvar="PARTICLES_INFO_JSON", help="Print one JSON object.")
 def command(as_json: bool) -> None:
     """Print versions, devices, the state of KeOps, and all names that can be chosen."""
     found = {"versions": _versions(), "devices": _devices(), "keops": _keops(), "names": _names()}

@@ -6,7 +6,6 @@ import logging
 import math
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def _names(names: Any) -> str:
     "-L",
     "--lipschitz",
     type=float,
-    help="Bound L on the slope of the discriminator, in 1 / flow units; also the top speed.",
+    help="Bound L on the slope of the discriminator, in 1 / flow units; with spectral norms also the top speed.",
 )
 @_option("--constraint", metavar="NAME", help=f"How it is kept: {_names(CONSTRAINTS)}.")
 @_option("--penalty", type=float, help="Weight of the gradient penalty, for --constraint penalty.")
@@ -116,7 +115,7 @@ def _names(names: Any) -> str:
 @_option("--batch-size", type=int, help="Number of points of each cloud in a discriminator step.  [default: all]")
 @_option("--chunk-size", type=int, help="Number of points evaluated at once; bounds memory.")
 @_option("--stepper", metavar="NAME", help=f"Time integrator: {_names(STEPPERS)}.")
-@_option("--step-size", type=float, help="Time of a step; a particle moves at most step size × L.")
+@_option("--step-size", type=float, help="Time of a step; with spectral norms a particle moves at most step size × L.")
 @_option(
     "--decay",
     type=float,
@@ -155,7 +154,13 @@ def _names(names: Any) -> str:
 @click.option("--overwrite", is_flag=True, help="Replace the run in a folder that is not empty.")
 @click.option("--figure/--no-figure", default=True, show_default=True, help="Draw figure.png at the end.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no closing table.")
-@click.option("--json", "as_json", is_flag=True, help="Print the closing table as one JSON object.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    envvar="PARTICLES_SIMULATE_JSON",
+    help="Print the closing table as one JSON object.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -178,17 +183,21 @@ def command(
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     if resume is not None:
-        folder, spec, noted = resume, *_resumed(ctx, resume, options["steps"])
+        folder, spec = resume, _resumed(ctx, resume, options["steps"])
     else:
         if options["target"] is None:
             raise click.UsageError("name a target: --target FILE|NAME (or go on with a run: --resume RUN)")
-        folder, noted = output or Path("runs") / Path(options["target"]).stem, {}
+        folder = output or Path("runs") / Path(options["target"]).stem
         try:
             spec = Specification(**options)
         except ValueError as error:
             raise _usage(error) from None
         _check_empty(folder, overwrite)
-    _run(folder, spec, noted, figure=figure, quiet=quiet, as_json=as_json, overwrite=overwrite and resume is None)
+    try:
+        _run(folder, spec, figure=figure, quiet=quiet, as_json=as_json, overwrite=overwrite and resume is None)
+    except KeyboardInterrupt:  # before the first step, or after the last
+        click.echo(f"Interrupted; if {folder} has a checkpoint, go on with --resume", err=True)
+        sys.exit(130)
 
 
 def _usage(error: Exception) -> click.UsageError:
@@ -205,13 +214,8 @@ def _spelt(text: str) -> str:
     return text
 
 
-def _resumed(ctx: click.Context, folder: Path, steps: int) -> tuple[Specification, dict[str, Any]]:
-    given = {
-        name
-        for name in ctx.params
-        if ctx.get_parameter_source(name)
-        not in (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
-    }
+def _resumed(ctx: click.Context, folder: Path, steps: int) -> Specification:
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     if strange := sorted(given - ALWAYS):
         raise click.UsageError(
             f"--{strange[0].replace('_', '-')} cannot be changed in a resumed run; leave it out, or begin a new run"
@@ -219,8 +223,8 @@ def _resumed(ctx: click.Context, folder: Path, steps: int) -> tuple[Specificatio
     if not (folder / "spec.toml").exists():
         raise click.UsageError(f"{folder} is not a run folder: it has no spec.toml")
     try:
-        spec, noted = Specification.load(folder / "spec.toml")
-        return (dataclasses.replace(spec, steps=steps) if "steps" in given else spec), noted
+        spec, _ = Specification.load(folder / "spec.toml")
+        return dataclasses.replace(spec, steps=steps) if "steps" in given else spec
     except (ValueError, TypeError) as error:
         raise _usage(error) from None
 
@@ -242,7 +246,6 @@ def _check_empty(folder: Path, overwrite: bool) -> None:
 def _run(
     folder: Path,
     spec: Specification,
-    noted: dict[str, Any],
     *,
     figure: bool,
     quiet: bool,
@@ -251,13 +254,13 @@ def _run(
 ) -> None:
     from particles.build import build
     from particles.run.loop import Diverged, Interrupted, simulate
-    from particles.run.store import RunError
+    from particles.run.store import RunError, clear
 
     try:
         simulation = build(spec)
-        _check_unchanged(folder, noted, simulation.noted)
-        if overwrite and folder.exists():
-            shutil.rmtree(folder)
+        if overwrite:
+            _check_apart(folder, simulation.spec)
+            clear(folder)
         bar = _Progress(spec.steps, quiet)
         store = simulation.store(folder, bar)
     except (ValueError, FileNotFoundError) as error:
@@ -280,15 +283,12 @@ def _run(
     _close(folder, simulation, state, store.rows[-1], figure=figure, quiet=quiet, as_json=as_json)
 
 
-def _check_unchanged(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuses to go on with a run on other data than it began with."""
-    roles = {"target": "target", "holdout": "target's held-out rows", "source": "source"}
-    for role, text in roles.items():
-        fingerprint = before.get("data", {}).get(f"{role}_fingerprint")
-        if fingerprint is not None and fingerprint != now["data"].get(f"{role}_fingerprint"):
-            raise ValueError(
-                f"the data of the {text} are not those that the run in {folder} began with; begin a new run"
-            )
+def _check_apart(folder: Path, spec: Specification) -> None:
+    """Refuses to overwrite a run with one that reads from it."""
+    for name in ("target", "source"):
+        path = Path(getattr(spec, name))
+        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} {path} is in the folder that --overwrite would replace; name another --output")
 
 
 def _close(

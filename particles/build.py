@@ -72,7 +72,7 @@ def choose(what: str, name: str, names: Mapping[str, Any] | tuple[str, ...]) -> 
     Raises:
         ValueError: Otherwise, with the nearest match.
     """
-    plain = name.strip().lower().replace("_", "-")
+    plain = _plain(name)
     if plain in names:
         return plain
     near = difflib.get_close_matches(plain, list(names), n=1, cutoff=0.5)
@@ -276,15 +276,21 @@ class Simulation:
     noted: dict[str, Any]
 
     def store(self, path: Path, progress: Callable[[int, Row], None] | None = None) -> Folder:
-        """The run folder; specification and data are written to it if it is new."""
+        """The run folder; specification and data are written to it if it is new.
+
+        Raises:
+            RunError: If it holds a run with other settings or other data, or one that is beyond ``steps`` already.
+        """
         import numpy as np
 
         from particles.run.files import replacing
-        from particles.run.store import Folder
+        from particles.run.store import Folder, RunError
 
         spec = self.spec
         assert spec.log_every is not None
         assert spec.snapshot_every is not None
+        if (path / "spec.toml").exists():
+            self._check_same(path)
         folder = Folder(
             path,
             self.schema,
@@ -293,14 +299,33 @@ class Simulation:
             checkpoint_every=spec.checkpoint_every,
             progress=progress,
         )
+        if (reached := folder.reached()) is not None and reached > spec.steps:
+            raise RunError(
+                f"the run in {path} is at step {reached} already; steps must be at least that, not {spec.steps}"
+            )
         if not (path / "data.npz").exists():
             target = self.schema.points(self.target.x)
             holdout = target[:0] if self.holdout is None else self.schema.points(self.holdout.x)
             with replacing(path / "data.npz") as draft, open(draft, "wb") as file:
                 np.savez(file, target=target, holdout=holdout)
         with replacing(path / "spec.toml") as draft:
-            draft.write_text(spec.dump(self.noted))
+            draft.write_text(spec.dump(self.noted), encoding="utf-8")
         return folder
+
+    def _check_same(self, path: Path) -> None:
+        from particles.run.store import RunError
+
+        before, noted = Specification.load(path / "spec.toml")
+        roles = {"target": "target", "holdout": "target's held-out rows", "source": "source"}
+        for role, text in roles.items():
+            if noted.get("data", {}).get(f"{role}_fingerprint") != self.noted["data"].get(f"{role}_fingerprint"):
+                raise RunError(
+                    f"the data of the {text} are not those that the run in {path} began with; begin a new run"
+                )
+        for field in dataclasses.fields(Specification):
+            then, now = getattr(before, field.name), getattr(self.spec, field.name)
+            if field.name not in ("steps", "target", "source") and then != now:
+                raise RunError(f"the run in {path} was begun with {field.name} = {then}, not {now}; begin a new run")
 
 
 def _fits(value: object, annotation: str) -> bool:
@@ -430,7 +455,7 @@ def load_table(spec: Specification, name: str, size: int, key: Key) -> Table:
     """
     from particles.data.tables import array_table, read_table
 
-    plain = name.strip().lower().replace("_", "-")
+    plain = _plain(name)
     if plain in TOYS:
         if spec.label is not None:
             raise ValueError(f"{plain} has no classes, so there is no column {spec.label!r} for the labels")
@@ -473,32 +498,34 @@ def _target(spec: Specification, key: Key) -> tuple[Table, Table | None]:
 
 
 def _source_std(spec: Specification) -> float:
-    default = 0.1 if spec.source == "bootstrap" else 1.0
+    default = 0.1 if _plain(spec.source) == "bootstrap" else 1.0
     return default if spec.source_std is None else spec.source_std
 
 
 def _source(spec: Specification, schema: Schema, target: Cloud, key: Key) -> tuple[Cloud, str | None]:
     """The first cloud, with the carried particles behind it, and the fingerprint of the file if it is from one."""
+    from particles.data.sources import balanced
+
+    cloud, riders, fingerprint = _particles(spec, schema, target, key.fold("source"))
+    if target.label is not None and cloud.label is not None:
+        assert schema.levels is not None
+        missing = sorted(set(target.label.tolist()) - set(cloud.label.tolist()))
+        if missing:
+            level = schema.levels.tolist()[missing[0]]
+            raise ValueError(f"the source has no particle of the class {level!r}, which {schema.table.name} has")
+        cloud = balanced(cloud, target)
+    return cloud if riders is None else cloud.join(riders), fingerprint
+
+
+def _particles(spec: Specification, schema: Schema, target: Cloud, key: Key) -> tuple[Cloud, Cloud | None, str | None]:
     import torch
 
-    key = key.fold("source")
-    plain = spec.source.strip().lower()
-    if plain in SOURCES:
-        draw = find("source", plain, SOURCES)
-        count = spec.particles or len(target)
-        cloud = draw(target, count, spec.source_mean, _source_std(spec), key.fold("particles"))
-        if spec.carried:
-            cloud = cloud.join(draw(target, spec.carried, spec.source_mean, _source_std(spec), key.fold("carried")))
-        return cloud, None
+    name = _plain(spec.source)
+    if name in SOURCES or name in TOYS:
+        law = _law(spec, schema, target)
+        cloud = law(spec.particles or len(target), key.fold("particles"))
+        return cloud, law(spec.carried, key.fold("carried")) if spec.carried else None, None
     try:
-        if plain.replace("_", "-") in TOYS:
-            count = spec.particles or len(target)
-            sizes = {"particles": count} | ({"carried": spec.carried} if spec.carried else {})
-            parts = [
-                schema.encode(load_table(spec, plain, max(n, 2), key.fold(name)), target.x.device).take(slice(0, n))
-                for name, n in sizes.items()
-            ]
-            return parts[0].join(parts[1]) if spec.carried else parts[0], None
         table = load_table(spec, spec.source, 0, key)
     except ValueError as error:
         if str(error).startswith("unknown target"):
@@ -514,14 +541,30 @@ def _source(spec: Specification, schema: Schema, target: Cloud, key: Key) -> tup
     if count < len(rows):
         order = torch.randperm(len(rows), generator=key.generator())
     order = order.to(target.x.device)
-    cloud = rows.take(order[:count])
-    return cloud.join(rows.take(order[count : count + spec.carried])) if spec.carried else cloud, table.fingerprint
+    riders = rows.take(order[count : count + spec.carried]) if spec.carried else None
+    return rows.take(order[:count]), riders, table.fingerprint
+
+
+def _law(spec: Specification, schema: Schema, target: Cloud) -> Callable[[int, Key], Cloud]:
+    """A source that any number of particles can be drawn from."""
+    name = _plain(spec.source)
+    if name in SOURCES:
+        draw = find("source", name, SOURCES)
+        return lambda count, key: draw(target, count, spec.source_mean, _source_std(spec), key)
+    device = target.x.device
+    return lambda count, key: schema.encode(load_table(spec, name, max(count, 2), key), device).take(slice(0, count))
+
+
+def _plain(name: str) -> str:
+    """A name as the tables have it."""
+    return name.strip().lower().replace("_", "-")
 
 
 def _lasting(name: str) -> str:
     """A path that still means the same file elsewhere; a name as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() and name not in {**TOYS, **REAL, **SOURCES} else name
+    if _plain(name) in {**TOYS, **REAL, **SOURCES}:
+        return _plain(name)
+    return str(Path(name).expanduser().resolve())
 
 
 def _data_note(schema: Schema, holdout: Table | None, source: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Cloud:
     Arguments:
         x: The points, with shape :math:`(n, d)`.
         label: The class of each point, integers with shape :math:`(n,)`, or ``None``.
-        weight: The mass of each point, positive, with shape :math:`(n,)`, summing to one, or ``None`` for equal masses.
+        weight: The mass of each point that is not carried, positive, summing to one, or ``None`` for equal masses.
         carried: How many of the last rows only ride along: they are moved with the others, but
             ``active`` leaves them out, so they influence nothing.
 
@@ -42,9 +42,10 @@ class Cloud:
             raise ValueError(
                 f"a cloud of {len(self.x)} points, {self.carried} of them carried, has no point of its own"
             )
-        for name, value in (("label", self.label), ("weight", self.weight)):
-            if value is not None and value.shape != (len(self.x),):
-                raise ValueError(f"{name} needs shape ({len(self.x)},), one entry per point, not {tuple(value.shape)}")
+        own = len(self.x) - self.carried
+        for name, value, count in (("label", self.label, len(self.x)), ("weight", self.weight, own)):
+            if value is not None and value.shape != (count,):
+                raise ValueError(f"{name} needs shape ({count},), one entry per point, not {tuple(value.shape)}")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -71,21 +72,24 @@ class Cloud:
     @property
     def active(self) -> Cloud:
         """The points that count: without the carried ones."""
-        return self.take(slice(0, len(self) - self.carried)) if self.carried else self
+        own = len(self) - self.carried
+        label = None if self.label is None else self.label[:own]
+        return Cloud(self.x[:own], label, self.weight) if self.carried else self
 
     @property
     def riders(self) -> Cloud | None:
         """The carried points alone, or ``None``."""
-        return self.take(slice(len(self) - self.carried, None)) if self.carried else None
+        own = len(self) - self.carried
+        return Cloud(self.x[own:], None if self.label is None else self.label[own:]) if self.carried else None
 
     def join(self, riders: Cloud) -> Cloud:
         """This cloud with another one carried along behind it."""
-        if self.carried or self.weight is not None or riders.weight is not None:
-            raise ValueError("only clouds without weights and carried points can be joined")
+        if self.carried or riders.carried or riders.weight is not None:
+            raise ValueError("only riders without weights can be joined, and only to a cloud that carries none yet")
         if (self.label is None) != (riders.label is None):
             raise ValueError("carried points need labels exactly if the particles have them")
         label = None if self.label is None or riders.label is None else torch.cat((self.label, riders.label))
-        return Cloud(torch.cat((self.x, riders.x)), label, carried=len(riders))
+        return Cloud(torch.cat((self.x, riders.x)), label, self.weight, len(riders))
 
     def draw(self, size: int | None, key: Key) -> Cloud:
         """A minibatch of ``size`` different points (with weights: independent draws by weight), or the cloud itself if it is no larger."""

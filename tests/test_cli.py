@@ -455,3 +455,37 @@ def test_the_same_data_elsewhere_in_the_file_system():
     Path("run").rename("elsewhere/run")
     run("simulate", "--resume", "elsewhere/run", "--steps", 6, "--no-figure")
     assert pd.read_csv("elsewhere/run/series.csv").step.tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_overwrite_takes_away_only_a_run():
+    simulate("--target", "data.csv")
+    Path("run/notes.txt").write_text("mine")
+    Path("run/input.csv").write_text(Path("data.csv").read_text())
+    simulate("--target", "data.csv", "--overwrite", "--seed", "1")
+    assert Path("run/notes.txt").read_text() == "mine"
+    before = contents("run")
+    for option, name in (("--target", "run/input.csv"), ("--source", "run/particles.csv")):
+        words = ["--target", "data.csv", "--output", "run", "--overwrite", option, name]
+        assert f"{option} " in (message := refusal(*TINY, *words))
+        assert "--overwrite would replace" in message
+    assert contents("run") == before
+
+
+def test_refused_resume_changes_nothing():
+    simulate("--target", "data.csv")
+    before = contents("run")
+    assert "at step 4 already" in refusal("--resume", "run", "--steps", "2")
+    assert contents("run") == before
+    Path("run/trajectory.npy").unlink()
+    assert "does not fit" in refusal("--resume", "run", "--steps", "8")
+
+
+def test_environment_variables(monkeypatch):
+    monkeypatch.setenv("PARTICLES_SIMULATE_SEED", "5")
+    monkeypatch.setenv("PARTICLES_SIMULATE_JSON", "1")
+    found = CliRunner().invoke(
+        main, ["simulate", *TINY, "--target", "data.csv", "-o", "run"], auto_envvar_prefix="PARTICLES"
+    )
+    assert json.loads(found.stdout)["step"] == 4
+    assert "seed = 5\n" in Path("run/spec.toml").read_text()
+    run("simulate", "--resume", "run", "--steps", "6", "-q")  # a variable is no option given beside --resume

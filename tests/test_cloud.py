@@ -78,6 +78,9 @@ def test_carried_points():
     assert own.active is own
     assert own.riders is None
     assert both.at(2 * both.x).carried == 3
+    weighted = Cloud(own.x, weight=torch.full((4,), 0.25, dtype=own.x.dtype)).join(riders)
+    assert weighted.active.weight is weighted.weight
+    assert weighted.riders.weight is None
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,11 @@ def test_no_ratio_where_most_rows_have_a_copy():
     assert nearest_ratio(cloud(50, 1, "p"), rounded) == math.inf
     assert "nearest_ratio" not in summarise(cloud(50, 1, "p"), rounded, None, Key.of(0))
     assert nearest_ratio(rounded, rounded) == 1
+
+
+def test_copies_are_seen_in_large_data_too():
+    """Distances are measured on subsamples; the ratio looks at every row that could have been copied."""
+    training, holdout = cloud(5000, 5, "t"), cloud(500, 5, "h")
+    found = summarise(training, training, holdout, Key.of(0), size=300)
+    assert found["nearest_ratio"] == 0
+    assert found["w2_target"] > 0.3

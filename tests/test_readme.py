@@ -5,15 +5,23 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
+from particles.cli import main
 
 TEXT = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-def test_examples_run(tmp_path, monkeypatch, capsys):
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    frame = pd.DataFrame({"a": range(40), "b": [i**2 / 7 for i in range(40)], "class": ["u", "v"] * 20})
-    frame.to_csv("data.csv", index=False)
+    frame = pd.DataFrame({"a": range(40), "b": [i**2 / 7 for i in range(40)]})
+    for name in ("data.csv", "before.csv", "after.csv"):
+        frame.to_csv(name, index=False)
+    frame.assign(**{"class": ["u", "v"] * 20}).to_csv("labelled.csv", index=False)
+
+
+def test_library_examples_run(capsys):
     assert len(BLOCKS) == 2
     names: dict = {}
     for block in BLOCKS:
@@ -23,6 +31,21 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
     assert abs(divergence) < 1
     assert list(names["frame"].columns) == ["a", "b", "class"]
     assert names["run"].trajectory.shape[2] == 2
+
+
+def test_commands_run_one_after_the_other():
+    """As they stand, but for fewer steps and smaller networks by environment variables."""
+    block = re.search(r"## The command line\n+```\n(.*?)```", TEXT, flags=re.DOTALL).group(1)
+    small = {"STEPS": "6", "NETWORK": "8,8", "TARGET_SIZE": "60", "FIGURE": "0"}
+    environment = {f"PARTICLES_SIMULATE_{name}": value for name, value in small.items()}
+    commands = [line.partition("#")[0].partition("|")[0].split() for line in block.splitlines()]
+    assert len(commands) == 8
+    for words in commands:
+        found = CliRunner().invoke(main, words[1:], env=environment, auto_envvar_prefix="PARTICLES")
+        assert found.exit_code == 0, (words, found.output)
+    assert pd.read_csv("runs/data/series.csv")["step"].iloc[-1] == 800
+    assert len(pd.read_csv("runs/more/carried.csv")) == 500
+    assert len(pd.read_csv("runs/labelled/particles.csv")) == 200
 
 
 def test_options_that_are_named_exist():

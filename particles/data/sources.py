@@ -39,15 +39,32 @@ def bootstrap(target: Cloud, count: int, mean: float, std: float, key: Key) -> C
     return _like(target, target.x.cpu().double()[rows] + mean + std * noise, label)
 
 
+def balanced(cloud: Cloud, target: Cloud) -> Cloud:
+    """The cloud with the masses that give its classes the shares that they have in the target.
+
+    The discriminator of a labelled flow is free in each class by a constant, so unequal shares would be a divergence that
+    no motion can remove (for W1, an infinite one).
+    """
+    if cloud.label is None or target.label is None:
+        return cloud
+    shares = torch.bincount(target.label).double() / len(target)
+    counts = torch.bincount(cloud.label, minlength=len(shares))
+    return Cloud(cloud.x, cloud.label, (shares / counts)[cloud.label].to(cloud.x.dtype))
+
+
 def _like(target: Cloud, x: Tensor, label: Tensor | None) -> Cloud:
     return Cloud(x.to(target.x), None if label is None else label.to(target.x.device))
 
 
 def _shares(target: Cloud, count: int) -> Tensor | None:
-    """Labels in the proportions of the target's, to the nearest particle (largest remainders first)."""
+    """Labels in the proportions of the target's, to the nearest particle (largest remainders first), none left out."""
     if target.label is None:
         return None
     wanted = torch.bincount(target.label.cpu()).double() / len(target) * count
     whole = wanted.floor()
     whole[(whole - wanted).argsort(stable=True)[: count - int(whole.sum())]] += 1
+    if count >= len(whole):
+        for missing in (whole == 0).nonzero()[:, 0]:
+            whole[whole.argmax()] -= 1
+            whole[missing] = 1
     return torch.repeat_interleave(torch.arange(len(whole)), whole.long())

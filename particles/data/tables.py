@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import logging
 import warnings
 import zipfile
@@ -144,7 +145,7 @@ def _read_csv(path: Path, label: str | None, header: bool | None) -> Table:
         text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
         while not text.rpartition("\n")[2].strip() and text:  # blank lines at the end
             text = text.rpartition("\n")[0].rstrip("\r\n")
-        head = text[: 1 << 16].splitlines()[:20]
+        head = [line.rstrip("\r\n") for line in itertools.islice(io.StringIO(text), 20)]
         if not head or not head[0].strip():
             raise ValueError(f"{path}, line 1 is blank; expected the names of the columns, or the first row")
         separator = _separator(head)
@@ -351,18 +352,27 @@ class Schema:
         return Cloud(torch.as_tensor(x, dtype=self.dtype, device=device), label)
 
     def points(self, x: torch.Tensor) -> np.ndarray:
-        """Points in the units of the target, varying columns alone, in the type of ``x``."""
-        values = x.detach().cpu().numpy()
-        return np.asarray(values.astype(np.float64) * self.unit + self.shift, dtype=values.dtype)
+        """Points in the units of the target, varying columns alone; in the type of ``x`` where that is fine enough."""
+        values = self._in_data_units(x)
+        return values if self._needs_double.any() else values.astype(x.detach().cpu().numpy().dtype)
+
+    def _in_data_units(self, x: torch.Tensor) -> np.ndarray:
+        return np.asarray(x.detach().cpu().double().numpy() * self.unit + self.shift)
+
+    @property
+    def _needs_double(self) -> np.ndarray:
+        """Which varying columns are so far from 0, measured in their own spread, that float32 would make steps of them."""
+        return np.asarray(np.spacing((np.abs(self.shift) + self.unit).astype(np.float32)) > 1e-5 * self.unit)
 
     def decode(self, cloud: Cloud) -> pd.DataFrame:
         """A cloud as rows of the target: its columns in its order, its types and its units."""
         values = np.empty((len(cloud), len(self.varying)), dtype=np.float64)
         values[:, ~self.varying] = self.table.values[0, ~self.varying]
-        values[:, self.varying] = self.points(cloud.x)
-        own = np.float32 if self.dtype == torch.float32 else np.float64
-        rows = zip(self.table.columns, values.T, self.table.dtypes, self.varying)
-        frame = pd.DataFrame({name: _typed(x, dtype, own if varies else np.float64) for name, x, dtype, varies in rows})
+        values[:, self.varying] = self._in_data_units(cloud.x)
+        single = np.zeros(len(self.varying), dtype=bool)
+        single[self.varying] = ~self._needs_double & (self.dtype == torch.float32)
+        rows = zip(self.table.columns, values.T, self.table.dtypes, single)
+        frame = pd.DataFrame({name: _typed(x, dtype, np.float32 if s else np.float64) for name, x, dtype, s in rows})
         if self.levels is not None and self.table.label_column is not None and cloud.label is not None:
             name, place = self.table.label_column
             frame.insert(place, name, self.levels[cloud.label.cpu().numpy()])

@@ -23,12 +23,13 @@ def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, 
         target: The target points that they were driven to.
         holdout: Target points that they never saw, or ``None``.
         key: The source of the subsamples.
-        size: The most points of a cloud that are looked at.
+        size: The most points of a cloud that distances are measured on. Above it they are those of independent subsamples,
+            and only the ratio, which always looks at the whole target, tells copies from fresh data.
     """
     p, q = particles.draw(size, key.fold("particles")), target.draw(size, key.fold("target"))
     h = None if holdout is None else holdout.draw(size, key.fold("holdout"))
     found = {"w2_target": w2(p, q), "energy_target": energy_distance(p, q)}
-    if math.isfinite(ratio := nearest_ratio(p, q, h)):
+    if math.isfinite(ratio := nearest_ratio(p, target, h)):
         found["nearest_ratio"] = ratio
     if h is not None:
         found |= {

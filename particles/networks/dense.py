@@ -78,7 +78,8 @@ class DenseNetwork(nn.Module):
         hidden = [BoundedWeight(outputs, inputs, bound, generator) for inputs, outputs in zip(sizes, widths)]
         heads = max(classes, 1)
         self.weights = nn.ModuleList([*hidden, BoundedRows(heads, sizes[-1], bound, generator)])
-        self.biases = nn.ParameterList([torch.zeros(size) for size in (*widths, heads)])
+        # Without classes a constant in φ means nothing: a last bias would drift on rounding errors.
+        self.biases = nn.ParameterList([torch.zeros(size) for size in ((*widths, heads) if classes else widths)])
 
     @property
     def matrices(self) -> Iterator[Bounded]:
@@ -108,13 +109,14 @@ class DenseNetwork(nn.Module):
             parameters, in their order, and the gradient in ``x``; each if it is wanted.
         """
         weights, scalings = zip(*(bounded.push() for bounded in self.matrices))
-        *biases, last = self.biases
         inputs, kept = [x], []
-        for weight, bias in zip(weights, biases):
+        for weight, bias in zip(weights[:-1], self.biases):
             value, keep = self.activation.push(torch.addmm(bias, inputs[-1], weight.mT))
             inputs.append(value)
             kept.append(keep)
-        values = torch.addmm(last, inputs[-1], weights[-1].mT)
+        values = inputs[-1] @ weights[-1].mT
+        if len(self.biases) == len(weights):
+            values += self.biases[-1]
 
         @torch.no_grad()
         def pull(gradient: Tensor, in_parameters: bool, in_x: bool) -> tuple[list[Tensor], Tensor | None]:
@@ -126,7 +128,8 @@ class DenseNetwork(nn.Module):
                 if in_parameters:
                     scaling, in_weight = scalings[i], gradient.mT @ inputs[i]
                     in_weights.append(in_weight if scaling is None else scaling.pull(in_weight))
-                    in_biases.append(gradient.sum(0))
+                    if i < len(self.biases):
+                        in_biases.append(gradient.sum(0))
                 if i > 0:
                     gradient = self.activation.pull(gradient @ weights[i], kept[i - 1])
             return in_weights[::-1] + in_biases[::-1], gradient @ weights[0] if in_x else None
@@ -135,11 +138,10 @@ class DenseNetwork(nn.Module):
 
     def smooth(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """The same values, layer by layer: slower, and differentiable any number of times."""
-        *hidden, last = zip(self.matrices, self.biases)
-        for weight, bias in hidden:
+        *hidden, last = self.matrices
+        for weight, bias in zip(hidden, self.biases):
             x = self.activation(functional.linear(x, weight(), bias))
-        weight, bias = last
-        return _choose(functional.linear(x, weight(), bias), label)
+        return _choose(functional.linear(x, last(), *self.biases[len(hidden) :]), label)
 
 
 def _choose(values: Tensor, label: Tensor | None) -> Tensor:

@@ -41,8 +41,9 @@ def figure(run: Run) -> Figure:
     _clouds(run, left.subplots())
     _curves(run, right.subplots(3, 1, sharex=True))
     spec = run.spec
+    bound = "no bound" if spec["constraint"] == "none" else f"L = {spec['lipschitz']:g}"
     canvas.suptitle(
-        f"{_short(spec['source'])} → {_short(spec['target'])}: {spec['divergence']}, L = {spec['lipschitz']:g}, "
+        f"{_short(spec['source'])} → {_short(spec['target'])}: {spec['divergence']}, {bound}, "
         f"{int(run.steps[-1])} steps of {spec['step_size']:g}",
         fontsize=11,
     )
@@ -72,7 +73,8 @@ def _clouds(run: Run, ax: Axes) -> None:
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
     if run.target.shape[1] > 1:
-        ax.set_aspect("equal", adjustable="datalim")
+        flat = run.target.shape[1] == 2
+        ax.set_aspect(run.units[0] / run.units[1] if flat else "equal", adjustable="datalim")  # equal in flow units
     ax.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, markerscale=1.8, handletextpad=0.2
     )
@@ -96,7 +98,9 @@ def _curves(run: Run, axes: np.ndarray) -> None:
                 ax.plot(rows["step"], rows[column], color=colour, linewidth=1.2, marker=mark, markersize=4, label=name)
         if logarithmic and (series.get(columns[0], np.zeros(1)) > 0).any():
             ax.set_yscale("log")
-            ax.yaxis.set_minor_formatter(NullFormatter())
+            values = series[columns[0]].dropna()
+            if values.max() > 10 * values.min():
+                ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_ylabel(label)
         ax.spines[["top", "right"]].set_visible(False)
     if axes[-1].get_legend_handles_labels()[0]:

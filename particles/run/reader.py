@@ -51,7 +51,7 @@ class Run:
         path = Path(path)
         if not (path / "spec.toml").exists() or not (path / "trajectory.npy").exists():
             raise FileNotFoundError(f"{path} is not a run folder: it has no spec.toml, or no trajectory.npy yet")
-        spec = tomllib.loads((path / "spec.toml").read_text())
+        spec = tomllib.loads((path / "spec.toml").read_text(encoding="utf-8"))
         index = pd.read_csv(path / "trajectory.csv")
         with np.load(path / "data.npz", allow_pickle=False) as data:
             target, holdout = data["target"], data["holdout"]

@@ -37,6 +37,28 @@ class RunError(ValueError):
     """A run that cannot be gone on with."""
 
 
+UNREADABLE = (
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    EOFError,
+    OSError,
+    pickle.UnpicklingError,
+)
+FILES = (
+    *("spec.toml", "data.npz", "series.csv", "trajectory.npy", "trajectory.csv", "checkpoint.pt", "particles.csv"),
+    *("carried.csv", "diverged.csv", "summary.json", "figure.png"),
+)
+
+
+def clear(path: Path) -> None:
+    """Removes a run from a folder, and nothing else."""
+    for name in FILES:
+        (path / name).unlink(missing_ok=True)
+
+
 class Store(ABC):
     """What the loop tells, and asks on the way back.
 
@@ -157,20 +179,39 @@ class Folder(Store):
     def saves(self, k: int) -> bool:
         return k % self.checkpoint_every == 0
 
-    def resume(self, process: Process) -> State | None:
+    def reached(self) -> int | None:
+        """The step of the checkpoint, if there is one.
+
+        Raises:
+            RunError: If it cannot be read.
+        """
+        return None if (saved := self._load()) is None else int(saved["k"])
+
+    def _load(self) -> dict[str, Any] | None:
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None
-        first = process.init()
         try:
-            saved = torch.load(path, weights_only=True, map_location=first.cloud.x.device)
+            saved = torch.load(path, weights_only=True, map_location="cpu")
+            if not {"k", "t", "x", "memory", "process"} <= saved.keys():
+                raise ValueError("it is not a checkpoint")
+        except UNREADABLE as error:
+            raise RunError(f"{path} cannot be read ({_first_line(error)}); begin a new run") from None
+        return dict(saved)
+
+    def resume(self, process: Process) -> State | None:
+        if (saved := self._load()) is None:
+            return None
+        first = process.init()
+        device = first.cloud.x.device
+        try:
             process.load_state_dict(saved["process"])
-            state = State(saved["k"], saved["t"], first.cloud.at(saved["x"]), tuple(saved["memory"]))
-        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise RunError(f"{path} cannot be read, or does not fit spec.toml ({reason}); begin a new run") from None
+            memory = tuple(tensor.to(device) for tensor in saved["memory"])
+            state = State(saved["k"], saved["t"], first.cloud.at(saved["x"].to(device)), memory)
+            self._keep(lambda k: k <= state.k, lambda k: k <= state.k)
+        except UNREADABLE as error:
+            raise RunError(f"{self.path} does not fit its spec.toml ({_first_line(error)}); begin a new run") from None
         self.saved = self.resumed = state.k
-        self._keep(lambda k: k <= state.k, lambda k: k <= state.k)
         return state
 
     def _keep(self, rows: Callable[[int], bool], snapshots: Callable[[int], bool]) -> None:
@@ -275,3 +316,7 @@ def _read(path: Path) -> list[Row]:
 def _number(text: str) -> float:
     """An integer stays one, so that a row which is written again is the same row."""
     return int(text) if text.isdigit() else float(text)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
