@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from particles import build
+from particles import names
 
 
 @click.command("info")
@@ -62,11 +62,11 @@ def _keops() -> dict[str, Any]:
 
 def _names() -> dict[str, Any]:
     return {
-        "targets": [*build.TOYS, *build.REAL],
-        "sources": [*build.SOURCES, *build.TOYS, *build.REAL],
-        "divergences": list(build.DIVERGENCES),
-        "steppers": list(build.STEPPERS),
-        "activations": list(build.ACTIVATIONS),
-        "constraints": list(build.CONSTRAINTS),
-        "scales": list(build.SCALES),
+        "targets": [*names.TOYS, *names.REAL],
+        "sources": [*names.SOURCES, *names.TOYS, *names.REAL],
+        "divergences": list(names.DIVERGENCES),
+        "steppers": list(names.STEPPERS),
+        "activations": list(names.ACTIVATIONS),
+        "constraints": list(names.CONSTRAINTS),
+        "scales": list(names.SCALES),
     }

@@ -12,20 +12,10 @@ from typing import Any
 
 import click
 
-from particles.build import (
-    ACTIVATIONS,
-    CONSTRAINTS,
-    DIVERGENCES,
-    DTYPES,
-    REAL,
-    SCALES,
-    SOURCES,
-    STEPPERS,
-    TOYS,
-    Specification,
-)
+from particles.names import ACTIVATIONS, CONSTRAINTS, DIVERGENCES, DTYPES, REAL, SCALES, SOURCES, STEPPERS, TOYS
+from particles.specification import Specification
 
-DEFAULTS = {field.name: field.default for field in dataclasses.fields(Specification)}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Specification)}
 ALWAYS = {"resume", "steps", "quiet", "as_json", "figure"}  # what may be given beside --resume
 
 
@@ -316,8 +306,8 @@ def _close(
     if (unit != 1).any() and math.isfinite(bound):
         found["lipschitz_data_units"] = sorted({bound / float(unit.max()), bound / float(unit.min())})
     if (unit != 1).any():
-        in_data_units = (None if c is None else _in_data_units(simulation.schema, c) for c in clouds)
-        found["data_units"] = summarise(*in_data_units, key)
+        particles, target, *held = (_in_data_units(simulation.schema, c) for c in clouds if c is not None)
+        found["data_units"] = summarise(particles, target, held[0] if held else None, key)
     with replacing(folder / "summary.json") as draft:
         draft.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     if figure:

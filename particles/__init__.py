@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from particles.build import Simulation as Simulation
-    from particles.build import Specification as Specification
     from particles.cloud import Cloud as Cloud
     from particles.data.tables import Schema as Schema
     from particles.data.tables import Table as Table
@@ -45,13 +44,15 @@ if TYPE_CHECKING:
     from particles.run.reader import Run as Run
     from particles.run.store import Folder as Folder
     from particles.run.store import Memory as Memory
+    from particles.specification import Specification as Specification
     from particles.steppers.base import Stepper as Stepper
     from particles.steppers.euler import Euler as Euler
     from particles.steppers.runge_kutta import RungeKutta as RungeKutta
     from particles.steppers.runge_kutta import heun as heun
 
 _HOMES = {
-    "build": ["Simulation", "Specification"],
+    "build": ["Simulation"],
+    "specification": ["Specification"],
     "cloud": ["Cloud"],
     "data.tables": ["Schema", "Table", "read_table"],
     "divergences": ["Alpha", "Divergence", "JensenShannon", "KL", "ReverseKL", "W1"],

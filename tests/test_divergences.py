@@ -11,7 +11,7 @@ from problems import DOUBLE, cloud, convex_program, normal
 from scipy.optimize import minimize_scalar
 
 from particles import KL, W1, Alpha, Cloud, JensenShannon, ReverseKL
-from particles.build import DIVERGENCES, make
+from particles.names import DIVERGENCES, make
 
 ALL = [make("divergence", name, DIVERGENCES) for name in DIVERGENCES] + [Alpha(1.2), Alpha(5.0)]
 SMOOTH = [d for d in ALL if not isinstance(d, W1)]

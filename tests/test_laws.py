@@ -1,4 +1,4 @@
-"""Laws that every row of the tables in build.py obeys."""
+"""Laws that every row of the tables in names.py obeys."""
 
 import itertools
 import math
@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from particles import Memory, Run, simulate
-from particles.build import DIVERGENCES, SOURCES, STEPPERS, Specification, build, choose, find, make
+from particles.build import build
+from particles.names import DIVERGENCES, SOURCES, STEPPERS, choose, find, make
+from particles.specification import Specification
 
 SMALL = {"target": "moons", "target_size": 40, "particles": 20, "network": (8, 8), "inner_steps": 2, "log_every": 2}
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = [
-    {"keys", "shards"},
+    {"keys", "shards", "names"},
     {"cloud"},
     {"divergences", "kernels", "pairwise", "networks", "data", "metrics"},
     {"potentials"},
@@ -15,6 +15,7 @@ ORDER = [
     {"steppers"},
     {"processes"},
     {"run"},
+    {"specification"},
     {"build"},
     {"augmenter", "plot"},
     {"cli", "examples"},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from problems import normal
 
 from particles import DenseNetwork, Key
-from particles.build import ACTIVATIONS as NAMES
+from particles.names import ACTIVATIONS as NAMES
 from particles.networks.activations import ACTIVATIONS
 from particles.networks.lipschitz import BoundedRows, BoundedWeight, slope_penalty
 

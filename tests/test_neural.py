@@ -7,7 +7,7 @@ import torch
 from problems import cloud, convex_program, huber, normal
 
 from particles import KL, Alpha, Cloud, DenseNetwork, Key, NeuralPotential
-from particles.build import DIVERGENCES, make
+from particles.names import DIVERGENCES, make
 
 
 def potential(

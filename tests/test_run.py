@@ -29,9 +29,10 @@ from particles import (
     simulate,
     w2,
 )
-from particles.build import Specification, build
+from particles.build import build
 from particles.data.tables import array_table
 from particles.run.files import GrowingArray, replacing
+from particles.specification import Specification
 
 
 def evolve(field, n=4):

@@ -8,7 +8,7 @@ import torch
 from problems import DOUBLE, Analytic, normal, rotated, rotating
 
 from particles import Cloud, Euler, Evolve, Key, heun, simulate
-from particles.build import STEPPERS, make
+from particles.names import STEPPERS, make
 from particles.steppers.runge_kutta import HEUN
 
 ALL = [make("stepper", name, STEPPERS) for name in STEPPERS]

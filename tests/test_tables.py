@@ -10,10 +10,10 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
-from particles.build import SOURCES, TOYS, find
 from particles.cloud import Cloud
 from particles.data.tables import SCALES, Schema, Table, array_table, read_table
 from particles.keys import Key
+from particles.names import SOURCES, TOYS, find
 
 KEY = Key.of(3)
 INT, FLOAT, BOOL = (np.dtype(t) for t in (np.int64, np.float64, np.bool_))

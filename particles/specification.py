@@ -1,0 +1,168 @@
+"""A specification: everything needed to repeat a run, in plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from particles.names import ACTIVATIONS, CONSTRAINTS, DIVERGENCES, DTYPES, SCALES, STEPPERS, choose
+
+
+@dataclass(frozen=True)
+class Specification:
+    """Everything needed to repeat a run; the command line's options, one by one. ``None`` is for what is found out.
+
+    Attributes:
+        target: A file, or the name of a toy law or real data set.
+        source: A file, one of those names, or ``gaussian``, ``uniform``, ``bootstrap``.
+        particles: The number of particles; by default as many as target rows, or all rows of a source file.
+        carried: The number of further particles that ride along and influence nothing.
+        target_size: The number of points drawn from a toy law.
+        holdout: The part of the target's rows that the flow never sees; 1 and above: the number of rows.
+        label: The column of classes in files, ``target`` in real data sets.
+        header: Whether the first line of a CSV names the columns; found out by default.
+        scale: ``standard``, ``global`` or ``none``; by default none for toys, else standard.
+        source_mean: Where the source is, in units of the flow.
+        source_std: How wide it is, in units of the flow; for ``bootstrap`` the jitter.
+        divergence: The f-divergence.
+        alpha: The order of the alpha divergence.
+        lipschitz: The bound L on the discriminator's slope, in 1 / units of the flow.
+        constraint: How it is kept: ``spectral`` norms, gradient ``penalty``, or ``none``.
+        penalty: The weight of the gradient penalty.
+        network: The widths of the hidden layers.
+        activation: The activation.
+        learning_rate: The step of Adam.
+        momentum: Its memory of earlier gradients, from 0 to 1.
+        inner_steps: The number of ascent steps per fit.
+        tolerance: The gain below which a fit ends, if it is not to be of ``inner_steps`` alone.
+        batch_size: The number of points per ascent step and cloud; all by default.
+        chunk_size: The number of points evaluated at once.
+        stepper: The time integrator.
+        step_size: The first step, in units of time.
+        decay: The number of steps after which the step size is halved.
+        steps: The number of steps.
+        stop_energy: The kinetic energy below which the run is at rest; 0 for never.
+        patience: For how many logged rows.
+        seed: The source of all randomness.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: The floating-point type.
+        log_every: The number of steps from row to row of the series; by default a hundredth of ``steps``.
+        metric_every: The number of steps from one measurement of W2 to the next; by default five times ``log_every``.
+        snapshot_every: The number of steps from snapshot to snapshot; by default ``log_every``.
+        checkpoint_every: The number of steps from checkpoint to checkpoint.
+        metric_size: The most points that W2 is measured on while a run goes on.
+    """
+
+    target: str
+    source: str = "gaussian"
+    particles: int | None = None
+    carried: int = 0
+    target_size: int = 1000
+    holdout: float = 0.2
+    label: str | None = None
+    header: bool | None = None
+    scale: str | None = None
+    source_mean: float = 0.0
+    source_std: float | None = None
+    divergence: str = "kl"
+    alpha: float = 2.0
+    lipschitz: float = 1.0
+    constraint: str = "spectral"
+    penalty: float = 10.0
+    network: tuple[int, ...] = (64, 64, 64)
+    activation: str = "relu"
+    learning_rate: float = 1e-3
+    momentum: float = 0.0
+    inner_steps: int = 5
+    tolerance: float | None = None
+    batch_size: int | None = None
+    chunk_size: int = 65536
+    stepper: str = "euler"
+    step_size: float = 0.5
+    decay: float = math.inf
+    steps: int = 500
+    stop_energy: float = 0.0
+    patience: int = 10
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    log_every: int | None = None
+    metric_every: int | None = None
+    snapshot_every: int | None = None
+    checkpoint_every: int = 100
+    metric_size: int = 500
+
+    def __post_init__(self) -> None:
+        least = {
+            "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1, "metric_every": 1,
+            "checkpoint_every": 1, "metric_size": 2, "seed": 0, "holdout": 0, "stop_energy": 0, "patience": 1,
+            "penalty": 0,
+        }  # fmt: skip
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= bound:
+                raise ValueError(f"{name} must be at least {bound}, not {value}")
+        if self.source_std is not None and not 0 <= self.source_std < math.inf:
+            raise ValueError(f"source_std must not be negative, not {self.source_std}")
+        for name in ("step_size", "learning_rate", "source_mean", "alpha", "penalty", "stop_energy", "holdout"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
+        choices: list[tuple[str, Mapping[str, Any] | tuple[str, ...]]] = [
+            ("divergence", DIVERGENCES),
+            ("stepper", STEPPERS),
+            ("constraint", CONSTRAINTS),
+            ("activation", ACTIVATIONS),
+            ("dtype", DTYPES),
+        ]
+        for name, names in choices:
+            object.__setattr__(self, name, choose(name, getattr(self, name), names))
+        if self.scale is not None:
+            object.__setattr__(self, "scale", choose("scale", self.scale, SCALES))
+        object.__setattr__(self, "network", tuple(self.network))
+        if not self.network or min(self.network) < 1:
+            raise ValueError(f"network needs positive widths, not {','.join(map(str, self.network))}")
+
+    @staticmethod
+    def load(path: Path) -> tuple[Specification, dict[str, Any]]:
+        """The specification in a ``spec.toml``, and what was noted with it.
+
+        Raises:
+            ValueError: If it has a setting that there is not.
+        """
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as TOML: {error}") from None
+        known = {field.name: str(field.type) for field in dataclasses.fields(Specification)}
+        noted = {name: found.pop(name) for name in list(found) if isinstance(found[name], dict)}
+        if strange := found.keys() - known.keys():
+            raise ValueError(f"{path} has the setting {min(strange)!r}, which this version does not know")
+        if "target" not in found:
+            raise ValueError(f"{path} names no target")
+        for name, value in found.items():
+            if not _fits(value, known[name]):
+                raise ValueError(f"{path}: {name} = {value!r} is not of the type {known[name]}")
+        try:
+            return Specification(**found), noted
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def dump(self, noted: dict[str, Any]) -> str:
+        """The contents of a ``spec.toml``."""
+        import tomli_w
+
+        known = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return tomli_w.dumps(known | noted)
+
+
+def _fits(value: object, annotation: str) -> bool:
+    """Whether a value from a TOML file is of a field's type."""
+    if annotation.startswith("tuple"):
+        return isinstance(value, list) and all(_fits(entry, "int") for entry in value)
+    kinds = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}[annotation.split(" ")[0]]
+    return isinstance(value, kinds) and isinstance(value, bool) == (kinds == (bool,))
