@@ -31,7 +31,7 @@ class NeuralPotential(Potential):
             ``push`` like that network's, autograd is left out.
         learning_rate: The step of Adam (no unit).
         momentum: The decay of Adam's first moment, from 0 to 1. With momentum the discriminator answers late, and
-            particles overshoot and swing: on 8 Gaussians they travelled 4.0 times their displacement at 0.9, 2.5 at 0.
+            particles overshoot and swing: on 4 Gaussians they travelled 3.9 times their displacement at 0.9, 2.5 at 0.
         inner_steps: The number of ascent steps per fit; with ``tolerance``, per block.
         tolerance: If given, blocks of ``inner_steps`` follow each other until one gains less than this in the
             objective (in the divergence's own unit, nats for KL).
