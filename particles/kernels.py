@@ -1,0 +1,231 @@
+r"""Functions of a distance: ground costs of transport, and kernels.
+
+Each is a formula in the squared distance :math:`s = \|x - y\|^2`, with a value :math:`k(s)` and a slope, the number
+by which :math:`x - y` is multiplied in the gradient: :math:`\nabla_x k = \mathrm{slope}(s) \, (x - y)`. The formulas are
+written for anything that has ``sqrt``, ``rsqrt``, ``exp`` and ``clamp``: tensors, and KeOps' symbolic matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+TINY = 1e-36
+"""A squared distance that is as good as none; it keeps the slope of a distance finite, so that slope · 0 is 0."""
+
+
+class Radial(ABC):
+    """A function of the squared distance. Squared distances come as tensors of any shape, or as KeOps' LazyTensors."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            least = 0 if field.name == "radius" else math.ulp(0)
+            if not least <= value < math.inf:
+                raise ValueError(
+                    f"{field.name} must be {'positive' if least else 'at least 0'} and finite, not {value}"
+                )
+
+    @abstractmethod
+    def value(self, s: Any) -> Any:
+        """The value at squared distance ``s``."""
+
+    @abstractmethod
+    def slope(self, s: Any) -> Any:
+        """Twice the derivative in ``s``."""
+
+    def value_(self, s: Tensor) -> Tensor:
+        """The value, in a tensor that may be the argument's own memory."""
+        return self.value(s)  # type: ignore[no-any-return]
+
+
+# Ground costs
+
+
+@dataclass(frozen=True)
+class Distance(Radial):
+    r""":math:`L \|x - y\|`, the cost behind an L-Lipschitz discriminator (arXiv 2210.17230).
+
+    Arguments:
+        lipschitz: The bound L, in units of the divergence per length.
+    """
+
+    lipschitz: float = 1.0
+
+    def value(self, s: Any) -> Any:
+        return (s + TINY).sqrt() * self.lipschitz
+
+    def value_(self, s: Tensor) -> Tensor:
+        return s.sqrt_().mul_(self.lipschitz)
+
+    def slope(self, s: Any) -> Any:
+        return (s + TINY).rsqrt() * self.lipschitz
+
+
+@dataclass(frozen=True)
+class Squared(Radial):
+    r""":math:`\frac12 \|x - y\|^2`, the cost behind W2 (arXiv 2406.13619)."""
+
+    def value(self, s: Any) -> Any:
+        return s * 0.5
+
+    def value_(self, s: Tensor) -> Tensor:
+        return s.mul_(0.5)
+
+    def slope(self, s: Any) -> Any:
+        return s * 0.0 + 1.0
+
+
+@dataclass(frozen=True)
+class Huber(Radial):
+    r""":math:`\frac{L}{2R} r^2` for r ≤ R and :math:`L r - LR/2` beyond, with :math:`r = \|x - y\|`.
+
+    The infimal convolution of :math:`L r` and :math:`\frac{L}{2R} r^2`: the cost behind a W1 ⊕ W2 proximal problem
+    (arXiv 2407.11901) of terminal bound L and :math:`R = L T / \alpha`, and behind one W2-penalised step of size
+    :math:`R / L`.
+
+    Arguments:
+        lipschitz: The bound L, in units of the divergence per length.
+        radius: The distance R below which the cost is quadratic, a length.
+    """
+
+    lipschitz: float = 1.0
+    radius: float = 1.0
+
+    def value(self, s: Any) -> Any:
+        r = (s + TINY).sqrt()
+        near = r.clamp(0.0, self.radius)
+        return near * (r - near * 0.5) * (self.lipschitz / self.radius)
+
+    def slope(self, s: Any) -> Any:
+        return (s + TINY).rsqrt().clamp(0.0, 1 / self.radius) * self.lipschitz
+
+
+# Kernels
+
+
+class Kernel(Radial):
+    r"""A kernel, positive definite or (``definite = False``) only on coefficients that sum to zero.
+
+    Attributes:
+        definite: Which of the two.
+    """
+
+    definite = True
+
+    @property
+    def steepness(self) -> float:
+        r"""The largest slope of a function of norm one, :math:`\sup_{x \ne y} \|k_x - k_y\| / \|x - y\|`; infinite for kernels with a kink."""
+        return math.inf
+
+
+@dataclass(frozen=True)
+class Gaussian(Kernel):
+    r""":math:`\exp(-\|x - y\|^2 / 2\sigma^2)`.
+
+    Arguments:
+        bandwidth: The length σ.
+    """
+
+    bandwidth: float = 1.0
+
+    def value(self, s: Any) -> Any:
+        return (s * (-0.5 / self.bandwidth**2)).exp()
+
+    def slope(self, s: Any) -> Any:
+        return self.value(s) * (-1 / self.bandwidth**2)
+
+    @property
+    def steepness(self) -> float:
+        return 1 / self.bandwidth
+
+
+@dataclass(frozen=True)
+class Laplacian(Kernel):
+    r""":math:`\exp(-\|x - y\| / \sigma)`.
+
+    Arguments:
+        bandwidth: The length σ.
+    """
+
+    bandwidth: float = 1.0
+
+    def value(self, s: Any) -> Any:
+        return ((s + TINY).sqrt() * (-1 / self.bandwidth)).exp()
+
+    def slope(self, s: Any) -> Any:
+        return self.value(s) * (s + TINY).rsqrt() * (-1 / self.bandwidth)
+
+
+@dataclass(frozen=True)
+class InverseMultiquadric(Kernel):
+    r""":math:`(1 + \|x - y\|^2 / \sigma^2)^{-1/2}`.
+
+    Arguments:
+        bandwidth: The length σ.
+    """
+
+    bandwidth: float = 1.0
+
+    def value(self, s: Any) -> Any:
+        return (s * (1 / self.bandwidth**2) + 1.0).rsqrt()
+
+    def slope(self, s: Any) -> Any:
+        k = self.value(s)
+        return k * k * k * (-1 / self.bandwidth**2)
+
+    @property
+    def steepness(self) -> float:
+        return 1 / self.bandwidth
+
+
+@dataclass(frozen=True)
+class Multiquadric(Kernel):
+    r""":math:`-\sqrt{\sigma^2 + \|x - y\|^2}`, a smooth relative of the energy distance's kernel.
+
+    Arguments:
+        bandwidth: The length σ.
+    """
+
+    bandwidth: float = 1.0
+    definite = False
+
+    def value(self, s: Any) -> Any:
+        return (s + self.bandwidth**2).sqrt() * -1.0
+
+    def slope(self, s: Any) -> Any:
+        return (s + self.bandwidth**2).rsqrt() * -1.0
+
+    @property
+    def steepness(self) -> float:
+        return 1 / math.sqrt(self.bandwidth)
+
+
+@dataclass(frozen=True)
+class Riesz(Kernel):
+    r""":math:`-\|x - y\|^\beta` for 0 < β < 2; β = 1 is the kernel of the energy distance (arXiv 2305.11463).
+
+    It has no length of its own: MMD flows with it look equally far at all scales.
+
+    Arguments:
+        exponent: The exponent β.
+    """
+
+    exponent: float = 1.0
+    definite = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.exponent < 2:
+            raise ValueError(f"exponent must be between 0 and 2, not {self.exponent}")
+
+    def value(self, s: Any) -> Any:
+        return (s + TINY).sqrt() * -1.0 if self.exponent == 1 else (s + TINY) ** (self.exponent / 2) * -1.0
+
+    def slope(self, s: Any) -> Any:
+        if self.exponent == 1:
+            return (s + TINY).rsqrt() * -1.0
+        return (s + TINY) ** (self.exponent / 2 - 1) * -self.exponent

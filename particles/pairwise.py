@@ -1,0 +1,381 @@
+r"""Reductions over all pairs of two sets of points, in memory that does not grow with their product.
+
+Points x have shape :math:`(M, d)`, y have shape :math:`(N, d)`; results are per row of x. There are two backends behind
+each function.
+
+* ``tiled``: torch, a block of pairs at a time, in place. Differences are taken before they are squared up to 16
+  dimensions; beyond, squares are expanded about the mean of y, and near pairs, where that cancels, are done again.
+* ``keops``: KeOps' LazyTensors, compiled by g++ or nvcc at first use, per formula and dimension.
+
+``auto`` is ``keops`` on a GPU from 10⁸ pairs and up to 100 dimensions, and ``tiled`` elsewhere. Seconds for the softmin
+of distances, 10⁴ against 10⁴ points in float32 on two CPU cores (``tests/benchmarks/pairwise.py``):
+
+(measured below)
+
+On a GPU the rule is KeOps' own advice, not a measurement of ours.
+
+Everything can be differentiated (once, or as often as autograd can) in all tensor arguments. The tiled backend then runs
+its formulas out of place and recomputes each block on the way back, so memory stays bounded there too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from particles.kernels import Radial
+
+BACKENDS = ("auto", "tiled", "keops")
+DIRECT = 16
+"""The largest dimension in which differences are squared one coordinate at a time."""
+COLUMNS = 2048
+PAIRS = {"cpu": 2**19, "cuda": 2**26}
+"""The number of pairs in a block: what a core's share of the cache holds, or what fills a GPU."""
+
+
+def softmin(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float, *, backend: str = "auto") -> Tensor:
+    r""":math:`-\varepsilon \log \sum_j \exp((g_j - C(x_i, y_j)) / \varepsilon)`, with shape :math:`(M,)`.
+
+    Masses go into ``g``, as :math:`\varepsilon \log q_j`. An entry of :math:`-\infty` leaves its point out.
+
+    Arguments:
+        x: The points of the rows, with shape :math:`(M, d)`.
+        y: The points that are summed over, with shape :math:`(N, d)`.
+        g: With shape :math:`(N,)`.
+        cost: The ground cost C.
+        epsilon: The regularisation ε, in units of the cost.
+        backend: ``auto``, ``tiled`` or ``keops``.
+
+    Raises:
+        ValueError: If a shape does not fit, ε is not positive or the backend is unknown.
+    """
+    _check(x, y, g, epsilon)
+    if _keops_is_chosen(backend, x, y):
+        found = _attempt(lambda: -epsilon * _lazy_scores(x, y, g, cost, epsilon).logsumexp(1).view(-1))
+        if found is not None:
+            return found
+    if _differentiated(x, y, g):
+        rows = _by_rows(x, y, lambda part: torch.logsumexp((g - cost.value(_squares(part, y))) / epsilon, 1))
+        return -epsilon * rows
+    return _stream(x, y, g, cost, epsilon)[0]
+
+
+def softmin_gradient(
+    x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float, *, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    r"""The softmin, and its gradient in x, :math:`\sum_j w_{ij} \nabla_x C(x_i, y_j)` with softmax weights w, shape :math:`(M, d)`.
+
+    For :math:`C = L \|x - y\|` it is a mean of vectors of length L. For :math:`C = \frac12 \|x - y\|^2` it is
+    :math:`x_i - \sum_j w_{ij} y_j`: the points minus the weighted means of points.
+
+    Arguments and errors are those of :func:`softmin`.
+    """
+    _check(x, y, g, epsilon)
+    if _keops_is_chosen(backend, x, y):
+        found = _attempt(lambda: _lazy_gradient(x, y, g, cost, epsilon))
+        if found is not None:
+            return found
+    if _differentiated(x, y, g):
+
+        def both(part: Tensor) -> Tensor:
+            scores = (g - cost.value(_squares(part, y))) / epsilon
+            pull = torch.softmax(scores, 1) * cost.slope(_squares(part, y))
+            values = -epsilon * torch.logsumexp(scores, 1)
+            return torch.cat((values[:, None], part * pull.sum(1, keepdim=True) - pull @ y), 1)
+
+        found = _by_rows(x, y, both)
+        return found[:, 0], found[:, 1:]
+    values, gradient, _ = _stream(x, y, g, cost, epsilon, gradient=True)
+    assert gradient is not None
+    return values, gradient
+
+
+def softmean(
+    x: Tensor, y: Tensor, g: Tensor, v: Tensor, cost: Radial, epsilon: float, *, backend: str = "auto"
+) -> Tensor:
+    r"""The weighted means :math:`\sum_j w_{ij} v_j` with the softmax weights of the softmin, with shape :math:`(M, k)`.
+
+    With ``v = y`` it is the barycentric projection of the plan.
+
+    Arguments:
+        v: What is averaged, with shape :math:`(N, k)`. The others are those of :func:`softmin`, as are the errors.
+    """
+    _check(x, y, g, epsilon)
+    if _keops_is_chosen(backend, x, y):
+        from_lazy = lambda: _lazy_scores(x, y, g, cost, epsilon).sumsoftmaxweight(_lazy(v, 0), 1)  # noqa: E731
+        found = _attempt(from_lazy)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+    if _differentiated(x, y, g, v):
+        return _by_rows(x, y, lambda part: torch.softmax((g - cost.value(_squares(part, y))) / epsilon, 1) @ v)
+    found = _stream(x, y, g, cost, epsilon, v=v)[2]
+    assert found is not None
+    return found
+
+
+def kernel_product(x: Tensor, y: Tensor, b: Tensor, kernel: Radial, *, backend: str = "auto") -> Tensor:
+    r""":math:`\sum_j k(x_i, y_j) \, b_j`, with shape :math:`(M,)`.
+
+    Arguments:
+        x: The points of the rows, with shape :math:`(M, d)`.
+        y: The points that are summed over, with shape :math:`(N, d)`.
+        b: The coefficients, with shape :math:`(N,)`.
+        kernel: The kernel k.
+        backend: ``auto``, ``tiled`` or ``keops``.
+
+    Raises:
+        ValueError: If a shape does not fit or the backend is unknown.
+    """
+    _check(x, y, b)
+    if _keops_is_chosen(backend, x, y):
+        found = _attempt(lambda: (kernel.value(_lazy_squares(x, y)) * _lazy(b[:, None], 0)).sum(1).view(-1))
+        if found is not None:
+            return found
+    if _differentiated(x, y, b):
+        return _by_rows(x, y, lambda part: kernel.value(_squares(part, y)) @ b)
+    blocks = _Blocks(x, y)
+    total = x.new_zeros(len(x))
+    for rows, columns in blocks:
+        squares, _ = blocks.squares(rows, columns)
+        total[rows] += kernel.value_(squares) @ b[columns]
+    return total
+
+
+def kernel_gradient(x: Tensor, y: Tensor, b: Tensor, kernel: Radial, *, backend: str = "auto") -> Tensor:
+    r""":math:`\sum_j \nabla_x k(x_i, y_j) \, b_j`, with shape :math:`(M, d)`; pairs at one place give 0.
+
+    Arguments and errors are those of :func:`kernel_product`.
+    """
+    _check(x, y, b)
+    if _keops_is_chosen(backend, x, y):
+
+        def lazily() -> Tensor:
+            slope = kernel.slope(_lazy_squares(x, y)) * _lazy(b[:, None], 0)
+            return (slope * (_lazy(x, 1) - _lazy(y, 0))).sum(1)  # type: ignore[no-any-return]
+
+        found = _attempt(lazily)
+        if found is not None:
+            return found
+    if _differentiated(x, y, b):
+
+        def slopes(part: Tensor) -> Tensor:
+            pull = kernel.slope(_squares(part, y)) * b
+            return part * pull.sum(1, keepdim=True) - pull @ y
+
+        return _by_rows(x, y, slopes)
+    blocks = _Blocks(x, y)
+    total = torch.zeros_like(x)
+    for rows, columns in blocks:
+        squares, near = blocks.squares(rows, columns)
+        total[rows] += blocks.pull(kernel.slope(squares).mul_(b[columns]), rows, columns, near)
+    return total
+
+
+# Tiles
+
+
+Near = tuple[Tensor, Tensor, Tensor] | None
+"""Row and column numbers of near pairs in a block, and their differences, with shape (n, d)."""
+
+
+class _Blocks:
+    """The pairs, a block at a time: the squared distances, and sums of differences.
+
+    In high dimension, where both are expanded, pairs closer to each other than a hundredth of their distance to the mean
+    of y are near: there the expansion loses digits, and they are done again.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor):
+        origin = y.mean(0)
+        self.raw = x, y
+        self.x, self.y = x - origin, y - origin
+        self.direct = x.shape[1] <= DIRECT
+        if self.direct:
+            self.xt, self.yt = x.t().contiguous(), y.t().contiguous()
+        self.x2, self.y2 = self.x.square().sum(1), self.y.square().sum(1)
+        self.width = min(len(y), COLUMNS)
+        self.height = min(len(x), max(1, PAIRS[x.device.type] // self.width))
+        self.scratch = (x.new_empty(self.height * self.width), x.new_empty(self.height * self.width))
+
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+        for rows in self.rows():
+            for columns in self.columns():
+                yield rows, columns
+
+    def rows(self) -> Iterator[slice]:
+        for i in range(0, len(self.x), self.height):
+            yield slice(i, min(i + self.height, len(self.x)))
+
+    def columns(self) -> Iterator[slice]:
+        for j in range(0, len(self.y), self.width):
+            yield slice(j, min(j + self.width, len(self.y)))
+
+    def squares(self, rows: slice, columns: slice) -> tuple[Tensor, Near]:
+        """The squared distances in a block, in memory that the next block will use again, and its near pairs."""
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        first, second = (memory[: shape[0] * shape[1]].view(shape) for memory in self.scratch)
+        if self.direct:
+            torch.sub(self.xt[0, rows, None], self.yt[0, columns], out=first)
+            first.mul_(first)
+            for k in range(1, len(self.xt)):
+                torch.sub(self.xt[k, rows, None], self.yt[k, columns], out=second)
+                first.addcmul_(second, second)
+            return first, None
+        torch.addmm(self.y2[columns], self.x[rows], self.y[columns].t(), alpha=-2, out=first)
+        first.add_(self.x2[rows, None]).clamp_(min=0)
+        near = self._near(first, second, rows, columns)
+        if near is not None:
+            first[near[0], near[1]] = near[2].square().sum(1)
+        return first, near
+
+    def _near(self, squares: Tensor, scratch: Tensor, rows: slice, columns: slice) -> Near:
+        x2, y2 = self.x2[rows], self.y2[columns]
+        if squares.amin() >= 1e-4 * (x2.max() + y2.max()):
+            return None
+        torch.add(x2[:, None], y2, out=scratch)
+        i, j = torch.where(squares <= scratch.mul_(1e-4))
+        return i, j, self.raw[0][rows][i] - self.raw[1][columns][j]
+
+    def pull(self, weight: Tensor, rows: slice, columns: slice, near: Near) -> Tensor:
+        """The sums of weight · (x − y) over a block's columns, with shape (rows, d). In high dimension weights of near pairs are overwritten."""
+        if self.direct:
+            shape = weight.shape
+            second = self.scratch[1][: weight.numel()].view(shape)
+            sums = []
+            for k in range(len(self.xt)):
+                torch.sub(self.xt[k, rows, None], self.yt[k, columns], out=second)
+                sums.append(second.mul_(weight).sum(1))
+            return torch.stack(sums, 1)
+        close = None
+        if near is not None:
+            i, j, difference = near
+            close = weight[i, j, None] * difference
+            weight[i, j] = 0
+        total = self.x[rows] * weight.sum(1, keepdim=True) - weight @ self.y[columns]
+        return total if close is None else total.index_add_(0, near[0], close)  # type: ignore[index]
+
+
+def _stream(
+    x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float, *, gradient: bool = False, v: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The softmin, its gradient and the weighted means of v, in one pass with a running maximum."""
+    x, y, g = x.detach(), y.detach(), g.detach().to(x.dtype)
+    v = None if v is None else v.detach()
+    blocks = _Blocks(x, y)
+    scaled = g / epsilon
+    values = torch.empty_like(x[:, 0])
+    slopes = torch.empty_like(x) if gradient else None
+    means = None if v is None else x.new_empty(len(x), v.shape[1])
+    lowest = torch.finfo(x.dtype).min
+    for rows in blocks.rows():
+        top = torch.full_like(x[rows, 0], lowest)
+        mass = torch.zeros_like(top)
+        slope = torch.zeros_like(x[rows]) if gradient else None
+        mean = None if v is None else x.new_zeros(len(top), v.shape[1])
+        for columns in blocks.columns():
+            squares, near = blocks.squares(rows, columns)
+            steep = cost.slope(squares) if gradient else None
+            scores = torch.sub(scaled[columns], cost.value_(squares), alpha=1 / epsilon, out=squares)
+            peak = torch.maximum(top, scores.amax(1))
+            weight = scores.sub_(peak[:, None]).exp_()
+            fade = torch.exp(top - peak)
+            mass.mul_(fade).add_(weight.sum(1))
+            if mean is not None and v is not None:
+                mean.mul_(fade[:, None]).addmm_(weight, v[columns])
+            if slope is not None and steep is not None:
+                slope.mul_(fade[:, None]).add_(blocks.pull(weight.mul_(steep), rows, columns, near))
+            top = peak
+        values[rows] = -epsilon * (top + mass.log())
+        if slopes is not None and slope is not None:
+            slopes[rows] = slope / mass[:, None]
+        if means is not None and mean is not None:
+            means[rows] = mean / mass[:, None]
+    return values, slopes, means
+
+
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    """All squared distances, differentiable, with differences taken before they are squared."""
+    total = (x[:, None, 0] - y[:, 0]).square()
+    for k in range(1, x.shape[1]):
+        total = total + (x[:, None, k] - y[:, k]).square()
+    return total
+
+
+def _by_rows(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """A reduction of blocks of rows, differentiable, with each block computed again on the way back."""
+    height = max(1, PAIRS[x.device.type] // len(y))
+    return torch.cat([checkpoint(reduce, part, use_reentrant=False) for part in x.split(height)])
+
+
+def _differentiated(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _check(x: Tensor, y: Tensor, g: Tensor, epsilon: float = 1.0) -> None:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
+        raise ValueError(f"points need shapes (M, d) and (N, d), not {tuple(x.shape)} and {tuple(y.shape)}")
+    if g.shape != (len(y),):
+        raise ValueError(f"one number per summed point is needed, shape ({len(y)},), not {tuple(g.shape)}")
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon must be positive and finite, not {epsilon}")
+
+
+# KeOps
+
+_broken: list[str] = []
+
+
+def _keops_is_chosen(backend: str, x: Tensor, y: Tensor) -> bool:
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
+    if _broken:
+        return False
+    if backend == "auto":
+        return x.device.type == "cuda" and x.shape[1] <= 100 and len(x) * len(y) >= 10**8
+    return backend == "keops"
+
+
+def _attempt(formula: Callable[[], Any]) -> Any:
+    """What KeOps makes of a formula; ``None``, said once, where it does not work: no compiler, no place to write to."""
+    try:
+        return formula()
+    except Exception as error:  # KeOps raises whatever went wrong on its way: imports, files, compilers
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        _broken.append(str(error))
+        logging.getLogger(__name__).warning(
+            "KeOps does not work here, so large sums go by tiles of torch: %s: %s",
+            type(error).__name__,
+            str(error).strip().split("\n")[0],
+        )
+        return None
+
+
+def _lazy(points: Tensor, axis: int) -> Any:
+    """Points along the rows (axis 1) or along the columns (axis 0) of a symbolic matrix."""
+    for package in ("KEOPS", "PYKEOPS"):
+        os.environ.setdefault(f"{package}_VERBOSE", "0")  # its chatter would go to standard output
+    from pykeops.torch import LazyTensor
+
+    return LazyTensor(points.unsqueeze(axis).contiguous())
+
+
+def _lazy_squares(x: Tensor, y: Tensor) -> Any:
+    return ((_lazy(x, 1) - _lazy(y, 0)) ** 2).sum(-1)
+
+
+def _lazy_scores(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float) -> Any:
+    return (_lazy(g[:, None].to(x.dtype), 0) - cost.value(_lazy_squares(x, y))) / epsilon
+
+
+def _lazy_gradient(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float) -> tuple[Tensor, Tensor]:
+    scores = _lazy_scores(x, y, g, cost, epsilon)
+    pull = cost.slope(_lazy_squares(x, y)) * (_lazy(x, 1) - _lazy(y, 0))
+    return -epsilon * scores.logsumexp(1).view(-1), scores.sumsoftmaxweight(pull, 1)
