@@ -14,6 +14,7 @@ term in f; it moves ν and leaves D alone. Here every f is normalised to :math:`
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -38,6 +39,10 @@ class Divergence(ABC):
         """:math:`f'(x)`, the inverse of the conjugate's derivative."""
 
     @abstractmethod
+    def curvature(self, x: Tensor) -> Tensor:
+        """:math:`f''(x)`, one over the conjugate's second derivative at :math:`f'(x)`."""
+
+    @abstractmethod
     def conjugate(self, t: Tensor) -> Tensor:
         r"""The conjugate :math:`f^*(t) = \sup_{x \ge 0} \{x t - f(x)\}`; infinite or NaN outside its domain."""
 
@@ -58,6 +63,18 @@ class Divergence(ABC):
         """
 
     @abstractmethod
+    def marginal(self, s: Tensor, epsilon: float) -> Tensor:
+        r"""The dual potential g that answers ``s`` in a Sinkhorn iteration whose second marginal pays the divergence.
+
+        The root of :math:`\log (f^*)'(-g) = (g - s)/\varepsilon`, elementwise (METHODS: semi-relaxed transport; Chizat et al.,
+        arXiv 1607.05816, the proximal operator of f for the entropy).
+
+        Arguments:
+            s: What the hard marginal would answer, of any shape.
+            epsilon: The regularisation ε > 0, in units of ``s``.
+        """
+
+    @abstractmethod
     def objective(self, on_p: Tensor, on_q: Tensor, p: Cloud, q: Cloud) -> Tensor:
         """The dual objective at the optimal ν, a scalar to be maximised over φ.
 
@@ -72,7 +89,32 @@ class Divergence(ABC):
 
 
 class _Bracketed(Divergence):
-    """A divergence whose ν is the root of a monotone function in a known bracket."""
+    """A divergence whose ν is the root of a monotone function in a known bracket, and whose marginal step is one too."""
+
+    @abstractmethod
+    def _log_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """:math:`f'(e^u)` and its derivative in u."""
+
+    @abstractmethod
+    def _beside(self, s: Tensor, epsilon: float) -> Tensor:
+        """A start on that side of the root of ``marginal`` from which Newton's steps never pass it."""
+
+    def marginal(self, s: Tensor, epsilon: float) -> Tensor:
+        # With u = log density, −g = f'(e^u): the root of the increasing function ε u + f'(e^u) + s, convex or concave.
+        target = s.double()
+        u = self._beside(target, epsilon)
+        for _ in range(100):
+            slope, rise = self._log_slope(u)
+            step = (epsilon * u + slope + target) / (epsilon + rise)
+            u = u - step
+            if bool((step.abs() <= 1e-13 * (1 + u.abs())).all()):
+                break
+        return (target + epsilon * u).to(s.dtype)
+
+    def _below(self, s: Tensor, epsilon: float, edge: float) -> Tensor:
+        """The start for a concave function, where the domain of the conjugate ends at ``edge``."""
+        left = self.conjugate_derivative(-s.clamp(min=0)).log()
+        return torch.where(s > 0, left, ((-s - edge) / epsilon).clamp(min=0))
 
     def nu(self, values: Tensor, q: Cloud) -> Tensor:
         top = values.detach().max()
@@ -124,6 +166,9 @@ class KL(Divergence):
     def derivative(self, x: Tensor) -> Tensor:
         return x.log()
 
+    def curvature(self, x: Tensor) -> Tensor:
+        return 1 / x
+
     def conjugate(self, t: Tensor) -> Tensor:
         return torch.expm1(t)
 
@@ -135,6 +180,9 @@ class KL(Divergence):
 
     def density(self, values: Tensor, q: Cloud) -> Tensor:
         return torch.exp(values.detach() - self.nu(values, q))
+
+    def marginal(self, s: Tensor, epsilon: float) -> Tensor:
+        return s / (1 + epsilon)
 
     def objective(self, on_p: Tensor, on_q: Tensor, p: Cloud, q: Cloud) -> Tensor:
         return p.mean(on_p) - q.logmeanexp(on_q)
@@ -149,6 +197,15 @@ class ReverseKL(_Bracketed):
 
     def derivative(self, x: Tensor) -> Tensor:
         return 1 - 1 / x
+
+    def curvature(self, x: Tensor) -> Tensor:
+        return x**-2
+
+    def _log_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.expm1(-u), torch.exp(-u)
+
+    def _beside(self, s: Tensor, epsilon: float) -> Tensor:
+        return self._below(s, epsilon, 1.0)
 
     def conjugate(self, t: Tensor) -> Tensor:
         return -torch.log1p(-t)
@@ -169,6 +226,15 @@ class JensenShannon(_Bracketed):
 
     def derivative(self, x: Tensor) -> Tensor:
         return torch.log(2 * x / (x + 1))
+
+    def curvature(self, x: Tensor) -> Tensor:
+        return 1 / (x * (x + 1))
+
+    def _log_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.nn.functional.logsigmoid(u) + math.log(2), torch.sigmoid(-u)
+
+    def _beside(self, s: Tensor, epsilon: float) -> Tensor:
+        return self._below(s, epsilon, math.log(2))
 
     def conjugate(self, t: Tensor) -> Tensor:
         return -torch.log1p(-torch.expm1(t))
@@ -204,6 +270,17 @@ class Alpha(_Bracketed):
     def derivative(self, x: Tensor) -> Tensor:
         return (x ** (self.alpha - 1) - 1) / (self.alpha - 1)
 
+    def curvature(self, x: Tensor) -> Tensor:
+        return x ** (self.alpha - 2)
+
+    def _log_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        a = self.alpha - 1
+        return torch.expm1(a * u) / a, torch.exp(a * u)
+
+    def _beside(self, s: Tensor, epsilon: float) -> Tensor:
+        right = torch.minimum(-s / epsilon, self.conjugate_derivative(-s).log())
+        return torch.where(s > 0, 0.0, right)
+
     def conjugate(self, t: Tensor) -> Tensor:
         a = self.alpha
         return ((1 + (a - 1) * t).clamp(min=0) ** (a / (a - 1)) - 1) / a
@@ -226,6 +303,9 @@ class W1(Divergence):
     def derivative(self, x: Tensor) -> Tensor:
         return torch.where(x == 1, 0.0, torch.where(x > 1, torch.inf, -torch.inf)).to(x.dtype)
 
+    def curvature(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, torch.inf)
+
     def conjugate(self, t: Tensor) -> Tensor:
         return t
 
@@ -237,6 +317,9 @@ class W1(Divergence):
 
     def density(self, values: Tensor, q: Cloud) -> Tensor:
         return torch.ones_like(values)
+
+    def marginal(self, s: Tensor, epsilon: float) -> Tensor:
+        return s
 
     def objective(self, on_p: Tensor, on_q: Tensor, p: Cloud, q: Cloud) -> Tensor:
         return p.mean(on_p) - q.mean(on_q)

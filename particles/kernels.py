@@ -101,6 +101,11 @@ class Huber(Radial):
         near = r.clamp(0.0, self.radius)
         return near * (r - near * 0.5) * (self.lipschitz / self.radius)
 
+    def value_(self, s: Tensor) -> Tensor:
+        r = s.sqrt_()
+        near = r.clamp(max=self.radius)
+        return r.sub_(near, alpha=0.5).mul_(near.mul_(self.lipschitz / self.radius))
+
     def slope(self, s: Any) -> Any:
         return (s + TINY).rsqrt().clamp(0.0, 1 / self.radius) * self.lipschitz
 

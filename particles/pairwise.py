@@ -38,6 +38,8 @@ DIRECT = 16
 COLUMNS = 2048
 PAIRS = {"cpu": 2**19, "cuda": 2**26}
 """The number of pairs in a block: what a core's share of the cache holds, or what fills a GPU."""
+KEPT = 2**22
+"""The largest number of pairs whose costs are kept, 16 MiB in float32."""
 
 
 def softmin(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float, *, backend: str = "auto") -> Tensor:
@@ -65,6 +67,40 @@ def softmin(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float, *, ba
         rows = _by_rows(x, y, lambda part: torch.logsumexp((g - cost.value(_squares(part, y))) / epsilon, 1))
         return -epsilon * rows
     return _stream(x, y, g, cost, epsilon)[0]
+
+
+class Pairs:
+    """Two sets of points whose softmins are asked for again and again: below 2²² pairs the costs are kept.
+
+    Arguments:
+        x: The points of the rows, with shape :math:`(M, d)`.
+        y: The points of the columns, with shape :math:`(N, d)`.
+        cost: The ground cost.
+        backend: ``auto``, ``tiled`` or ``keops``.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, cost: Radial, backend: str = "auto"):
+        self.x, self.y, self.cost, self.backend = x.detach(), y.detach(), cost, backend
+        self.costs = None
+        if len(x) * len(y) <= KEPT and backend != "keops":
+            blocks = _Blocks(self.x, self.y)
+            self.costs = x.new_empty(len(x), len(y))
+            for rows, columns in blocks:
+                self.costs[rows, columns] = cost.value_(blocks.squares(rows, columns)[0])
+
+    def rows(self, g: Tensor, epsilon: float) -> Tensor:
+        """The softmin over the columns, :func:`softmin` of x and y, with shape :math:`(M,)`."""
+        if self.costs is None:
+            return softmin(self.x, self.y, g, self.cost, epsilon, backend=self.backend)
+        scores = torch.sub(g / epsilon, self.costs, alpha=1 / epsilon)
+        return -epsilon * torch.logsumexp(scores, 1)
+
+    def columns(self, f: Tensor, epsilon: float) -> Tensor:
+        """The softmin over the rows, with shape :math:`(N,)`."""
+        if self.costs is None:
+            return softmin(self.y, self.x, f, self.cost, epsilon, backend=self.backend)
+        scores = torch.sub((f / epsilon)[:, None], self.costs, alpha=1 / epsilon)
+        return -epsilon * torch.logsumexp(scores, 0)
 
 
 def softmin_gradient(

@@ -43,6 +43,23 @@ def convex_program(divergence: str, y: np.ndarray, x: np.ndarray, lipschitz: flo
     return float(program.solve(solver=cp.CLARABEL))
 
 
+def semi_relaxed(divergence: str, cost: np.ndarray) -> float:
+    """min over γ of the cost of transport from uniform rows to γ, plus the divergence of γ to uniform columns."""
+    m, n = cost.shape
+    plan = cp.Variable((m, n), nonneg=True)
+    density = cp.sum(plan, axis=0) * n
+    paid = {
+        "kl": lambda: cp.sum(cp.kl_div(density, np.ones(n))) / n,
+        "reverse-kl": lambda: cp.sum(density - 1 - cp.log(density)) / n,
+        "jensen-shannon": lambda: cp.sum(cp.rel_entr(density, (density + 1) / 2) + cp.rel_entr(np.ones(n), (density + 1) / 2)) / n,
+        "alpha": lambda: cp.sum_squares(density - 1) / (2 * n),  # alpha = 2
+        "w1": lambda: 0,
+    }[divergence]()
+    kept = [cp.sum(plan, axis=1) == 1 / m] + ([density == 1] if divergence == "w1" else [])
+    program = cp.Problem(cp.Minimize(cp.sum(cp.multiply(cost, plan)) + paid), kept)
+    return float(program.solve(solver=cp.CLARABEL))
+
+
 class Analytic(Flow):
     """A velocity field given by a formula in time and place."""
 
