@@ -2,7 +2,7 @@ r"""Functions of a distance: ground costs of transport, and kernels.
 
 Each is a formula in the squared distance :math:`s = \|x - y\|^2`, with a value :math:`k(s)` and a slope, the number
 by which :math:`x - y` is multiplied in the gradient: :math:`\nabla_x k = \mathrm{slope}(s) \, (x - y)`. The formulas are
-written for anything that has ``sqrt``, ``rsqrt``, ``exp`` and ``clamp``: tensors, and KeOps' symbolic matrices.
+written for anything that has ``sqrt``, ``rsqrt``, ``exp``, ``log`` and ``clamp``: tensors, and KeOps' symbolic matrices.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Huber(Radial):
         return r.sub_(near, alpha=0.5).mul_(near.mul_(self.lipschitz / self.radius))
 
     def slope(self, s: Any) -> Any:
-        return (s + TINY).rsqrt().clamp(0.0, 1 / self.radius) * self.lipschitz
+        return self.lipschitz / (s + TINY).sqrt().clamp(self.radius, 1e30)
 
 
 # Kernels
@@ -228,9 +228,12 @@ class Riesz(Kernel):
             raise ValueError(f"exponent must be between 0 and 2, not {self.exponent}")
 
     def value(self, s: Any) -> Any:
-        return (s + TINY).sqrt() * -1.0 if self.exponent == 1 else (s + TINY) ** (self.exponent / 2) * -1.0
+        return (s + TINY).sqrt() * -1.0 if self.exponent == 1 else self._power(s, self.exponent / 2) * -1.0
 
     def slope(self, s: Any) -> Any:
         if self.exponent == 1:
             return (s + TINY).rsqrt() * -1.0
-        return (s + TINY) ** (self.exponent / 2 - 1) * -self.exponent
+        return self._power(s, self.exponent / 2 - 1) * -self.exponent
+
+    def _power(self, s: Any, exponent: float) -> Any:
+        return ((s + TINY).log() * exponent).exp()  # KeOps' own power is in single precision

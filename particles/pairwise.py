@@ -3,7 +3,7 @@ r"""Reductions over all pairs of two sets of points, in memory that does not gro
 Points x have shape :math:`(M, d)`, y have shape :math:`(N, d)`; results are per row of x. There are two backends behind
 each function.
 
-* ``tiled``: torch, a block of pairs at a time, in place. Differences are taken before they are squared up to 16
+* ``tiled``: torch, a block of pairs at a time, in place. Differences are taken before they are squared up to 6
   dimensions; beyond, squares are expanded about the mean of y, and near pairs, where that cancels, are done again.
 * ``keops``: KeOps' LazyTensors, compiled by g++ or nvcc at first use, per formula and dimension.
 
@@ -24,7 +24,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from torch.utils.checkpoint import checkpoint
 from particles.kernels import Radial
 
 BACKENDS = ("auto", "tiled", "keops")
-DIRECT = 16
+DIRECT = 6
 """The largest dimension in which differences are squared one coordinate at a time."""
 COLUMNS = 2048
 PAIRS = {"cpu": 2**19, "cuda": 2**26}
@@ -60,7 +60,7 @@ def softmin(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float, *, ba
     """
     _check(x, y, g, epsilon)
     if _keops_is_chosen(backend, x, y):
-        found = _attempt(lambda: -epsilon * _lazy_scores(x, y, g, cost, epsilon).logsumexp(1).view(-1))
+        found = _attempt(lambda: _lazy_softmin(_lazy_scores(x, y, g, cost, epsilon), epsilon))
         if found is not None:
             return found
     if _differentiated(x, y, g):
@@ -122,12 +122,12 @@ def softmin_gradient(
 
         def both(part: Tensor) -> Tensor:
             scores = (g - cost.value(_squares(part, y))) / epsilon
-            pull = torch.softmax(scores, 1) * cost.slope(_squares(part, y))
+            weight = torch.softmax(scores, 1) * cost.slope(_squares(part, y))
             values = -epsilon * torch.logsumexp(scores, 1)
-            return torch.cat((values[:, None], part * pull.sum(1, keepdim=True) - pull @ y), 1)
+            return torch.cat((values[:, None], _pull(weight, part, y)), 1)
 
-        found = _by_rows(x, y, both)
-        return found[:, 0], found[:, 1:]
+        joined = _by_rows(x, y, both)
+        return joined[:, 0], joined[:, 1:]
     values, gradient, _ = _stream(x, y, g, cost, epsilon, gradient=True)
     assert gradient is not None
     return values, gradient
@@ -144,16 +144,17 @@ def softmean(
         v: What is averaged, with shape :math:`(N, k)`. The others are those of :func:`softmin`, as are the errors.
     """
     _check(x, y, g, epsilon)
+    if v.ndim != 2 or len(v) != len(y):
+        raise ValueError(f"what is averaged needs shape ({len(y)}, k), not {tuple(v.shape)}")
     if _keops_is_chosen(backend, x, y):
-        from_lazy = lambda: _lazy_scores(x, y, g, cost, epsilon).sumsoftmaxweight(_lazy(v, 0), 1)  # noqa: E731
-        found = _attempt(from_lazy)
+        found: Tensor | None = _attempt(lambda: _lazy_scores(x, y, g, cost, epsilon).sumsoftmaxweight(_lazy(v, 0), 1))
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
     if _differentiated(x, y, g, v):
         return _by_rows(x, y, lambda part: torch.softmax((g - cost.value(_squares(part, y))) / epsilon, 1) @ v)
-    found = _stream(x, y, g, cost, epsilon, v=v)[2]
-    assert found is not None
-    return found
+    means = _stream(x, y, g, cost, epsilon, v=v)[2]
+    assert means is not None
+    return means
 
 
 def kernel_product(x: Tensor, y: Tensor, b: Tensor, kernel: Radial, *, backend: str = "auto") -> Tensor:
@@ -170,8 +171,11 @@ def kernel_product(x: Tensor, y: Tensor, b: Tensor, kernel: Radial, *, backend: 
         ValueError: If a shape does not fit or the backend is unknown.
     """
     _check(x, y, b)
+    b = b.to(x.dtype)
     if _keops_is_chosen(backend, x, y):
-        found = _attempt(lambda: (kernel.value(_lazy_squares(x, y)) * _lazy(b[:, None], 0)).sum(1).view(-1))
+        found: Tensor | None = _attempt(
+            lambda: (kernel.value(_lazy_squares(x, y)) * _lazy(b[:, None], 0)).sum(1).view(-1)
+        )
         if found is not None:
             return found
     if _differentiated(x, y, b):
@@ -190,6 +194,7 @@ def kernel_gradient(x: Tensor, y: Tensor, b: Tensor, kernel: Radial, *, backend:
     Arguments and errors are those of :func:`kernel_product`.
     """
     _check(x, y, b)
+    b = b.to(x.dtype)
     if _keops_is_chosen(backend, x, y):
 
         def lazily() -> Tensor:
@@ -200,12 +205,7 @@ def kernel_gradient(x: Tensor, y: Tensor, b: Tensor, kernel: Radial, *, backend:
         if found is not None:
             return found
     if _differentiated(x, y, b):
-
-        def slopes(part: Tensor) -> Tensor:
-            pull = kernel.slope(_squares(part, y)) * b
-            return part * pull.sum(1, keepdim=True) - pull @ y
-
-        return _by_rows(x, y, slopes)
+        return _by_rows(x, y, lambda part: _pull(kernel.slope(_squares(part, y)) * b, part, y))
     blocks = _Blocks(x, y)
     total = torch.zeros_like(x)
     for rows, columns in blocks:
@@ -217,24 +217,22 @@ def kernel_gradient(x: Tensor, y: Tensor, b: Tensor, kernel: Radial, *, backend:
 # Tiles
 
 
-Near = tuple[Tensor, Tensor, Tensor] | None
-"""Row and column numbers of near pairs in a block, and their differences, with shape (n, d)."""
+Near = tuple[Tensor, Tensor, Tensor] | bool
+"""Row and column numbers of near pairs in a block, and their differences, with shape (n, d); or whether most pairs are near."""
 
 
 class _Blocks:
     """The pairs, a block at a time: the squared distances, and sums of differences.
 
-    In high dimension, where both are expanded, pairs closer to each other than a hundredth of their distance to the mean
-    of y are near: there the expansion loses digits, and they are done again.
+    In high dimension both are expanded about the mean of y. Pairs closer to each other than a tenth of their distance
+    to it are near: there the expansion loses digits, and they are done again.
     """
 
     def __init__(self, x: Tensor, y: Tensor):
         origin = y.mean(0)
-        self.raw = x, y
+        self.xt, self.yt = x.t().contiguous(), y.t().contiguous()
         self.x, self.y = x - origin, y - origin
         self.direct = x.shape[1] <= DIRECT
-        if self.direct:
-            self.xt, self.yt = x.t().contiguous(), y.t().contiguous()
         self.x2, self.y2 = self.x.square().sum(1), self.y.square().sum(1)
         self.width = min(len(y), COLUMNS)
         self.height = min(len(x), max(1, PAIRS[x.device.type] // self.width))
@@ -258,44 +256,49 @@ class _Blocks:
         shape = rows.stop - rows.start, columns.stop - columns.start
         first, second = (memory[: shape[0] * shape[1]].view(shape) for memory in self.scratch)
         if self.direct:
-            torch.sub(self.xt[0, rows, None], self.yt[0, columns], out=first)
-            first.mul_(first)
-            for k in range(1, len(self.xt)):
-                torch.sub(self.xt[k, rows, None], self.yt[k, columns], out=second)
-                first.addcmul_(second, second)
-            return first, None
+            return self._direct_squares(first, second, rows, columns), True
         torch.addmm(self.y2[columns], self.x[rows], self.y[columns].t(), alpha=-2, out=first)
         first.add_(self.x2[rows, None]).clamp_(min=0)
         near = self._near(first, second, rows, columns)
-        if near is not None:
+        if isinstance(near, tuple):
             first[near[0], near[1]] = near[2].square().sum(1)
+        elif near:
+            self._direct_squares(first, second, rows, columns)
         return first, near
+
+    def _direct_squares(self, first: Tensor, second: Tensor, rows: slice, columns: slice) -> Tensor:
+        first.zero_()
+        for xk, yk in zip(self.xt[:, rows, None], self.yt[:, columns]):
+            torch.sub(xk, yk, out=second)
+            first.addcmul_(second, second)
+        return first
 
     def _near(self, squares: Tensor, scratch: Tensor, rows: slice, columns: slice) -> Near:
         x2, y2 = self.x2[rows], self.y2[columns]
-        if squares.amin() >= 1e-4 * (x2.max() + y2.max()):
-            return None
+        if squares.amin() >= 1e-2 * (x2.max() + y2.max()):
+            return False
         torch.add(x2[:, None], y2, out=scratch)
-        i, j = torch.where(squares <= scratch.mul_(1e-4))
-        return i, j, self.raw[0][rows][i] - self.raw[1][columns][j]
+        i, j = torch.where(squares <= scratch.mul_(1e-2))
+        if len(i) * len(self.xt) > squares.numel():  # a sparse list would be larger than the block
+            return True
+        return i, j, (self.xt[:, rows][:, i] - self.yt[:, columns][:, j]).t()
 
     def pull(self, weight: Tensor, rows: slice, columns: slice, near: Near) -> Tensor:
-        """The sums of weight · (x − y) over a block's columns, with shape (rows, d). In high dimension weights of near pairs are overwritten."""
-        if self.direct:
-            shape = weight.shape
-            second = self.scratch[1][: weight.numel()].view(shape)
-            sums = []
-            for k in range(len(self.xt)):
-                torch.sub(self.xt[k, rows, None], self.yt[k, columns], out=second)
-                sums.append(second.mul_(weight).sum(1))
-            return torch.stack(sums, 1)
-        close = None
-        if near is not None:
-            i, j, difference = near
-            close = weight[i, j, None] * difference
-            weight[i, j] = 0
+        """The sums of weight · (x − y) over a block's columns, with shape (rows, d). Weights of near pairs are overwritten."""
+        if near is True:
+            difference = self.scratch[1][: weight.numel()].view(weight.shape)
+            total = weight.new_empty(len(weight), len(self.xt))
+            for k, (xk, yk) in enumerate(zip(self.xt[:, rows, None], self.yt[:, columns])):
+                torch.sub(xk, yk, out=difference)
+                torch.sum(difference.mul_(weight), 1, out=total[:, k])
+            return total
+        if not isinstance(near, tuple):
+            return self.x[rows] * weight.sum(1, keepdim=True) - weight @ self.y[columns]
+        i, j, difference = near
+        close = weight[i, j, None] * difference
+        weight[i, j] = 0
         total = self.x[rows] * weight.sum(1, keepdim=True) - weight @ self.y[columns]
-        return total if close is None else total.index_add_(0, near[0], close)  # type: ignore[index]
+        return total.index_add_(0, i, close)
 
 
 def _stream(
@@ -344,6 +347,11 @@ def _squares(x: Tensor, y: Tensor) -> Tensor:
     return total
 
 
+def _pull(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The sums of weight · (x − y) over the columns, differentiable, with differences taken before they are summed."""
+    return torch.stack([(weight * (x[:, None, k] - y[:, k])).sum(1) for k in range(x.shape[1])], 1)
+
+
 def _by_rows(x: Tensor, y: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
     """A reduction of blocks of rows, differentiable, with each block computed again on the way back."""
     height = max(1, PAIRS[x.device.type] // len(y))
@@ -365,6 +373,11 @@ def _check(x: Tensor, y: Tensor, g: Tensor, epsilon: float = 1.0) -> None:
 
 # KeOps
 
+NOTHING = 1e30
+"""Minus the score of a point that is left out: KeOps makes NaN of −∞."""
+
+Result = TypeVar("Result")
+
 _broken: list[str] = []
 
 
@@ -378,7 +391,7 @@ def _keops_is_chosen(backend: str, x: Tensor, y: Tensor) -> bool:
     return backend == "keops"
 
 
-def _attempt(formula: Callable[[], Any]) -> Any:
+def _attempt(formula: Callable[[], Result]) -> Result | None:
     """What KeOps makes of a formula; ``None``, said once, where it does not work: no compiler, no place to write to."""
     try:
         return formula()
@@ -408,10 +421,16 @@ def _lazy_squares(x: Tensor, y: Tensor) -> Any:
 
 
 def _lazy_scores(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float) -> Any:
-    return (_lazy(g[:, None].to(x.dtype), 0) - cost.value(_lazy_squares(x, y))) / epsilon
+    scaled = (g / epsilon).to(x.dtype).clamp(min=-NOTHING)
+    return _lazy(scaled[:, None], 0) - cost.value(_lazy_squares(x, y)) * (1 / epsilon)
+
+
+def _lazy_softmin(scores: Any, epsilon: float) -> Tensor:
+    values = -scores.logsumexp(1).view(-1)
+    return epsilon * torch.where(values < NOTHING / 2, values, math.inf)
 
 
 def _lazy_gradient(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float) -> tuple[Tensor, Tensor]:
     scores = _lazy_scores(x, y, g, cost, epsilon)
     pull = cost.slope(_lazy_squares(x, y)) * (_lazy(x, 1) - _lazy(y, 0))
-    return -epsilon * scores.logsumexp(1).view(-1), scores.sumsoftmaxweight(pull, 1)
+    return _lazy_softmin(scores, epsilon), scores.sumsoftmaxweight(pull, 1)

@@ -51,7 +51,9 @@ def semi_relaxed(divergence: str, cost: np.ndarray) -> float:
     paid = {
         "kl": lambda: cp.sum(cp.kl_div(density, np.ones(n))) / n,
         "reverse-kl": lambda: cp.sum(density - 1 - cp.log(density)) / n,
-        "jensen-shannon": lambda: cp.sum(cp.rel_entr(density, (density + 1) / 2) + cp.rel_entr(np.ones(n), (density + 1) / 2)) / n,
+        "jensen-shannon": lambda: (
+            cp.sum(cp.rel_entr(density, (density + 1) / 2) + cp.rel_entr(np.ones(n), (density + 1) / 2)) / n
+        ),
         "alpha": lambda: cp.sum_squares(density - 1) / (2 * n),  # alpha = 2
         "w1": lambda: 0,
     }[divergence]()

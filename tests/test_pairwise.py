@@ -48,7 +48,7 @@ KERNELS = [
         for beta in (0.5, 1.0, 1.5)
     ),
 ]
-DIMENSIONS = [1, 2, 16, 17, 60]
+DIMENSIONS = [1, 2, pairwise.DIRECT, pairwise.DIRECT + 1, 60]
 FINITE = [kernel for kernel, _, _ in KERNELS if math.isfinite(kernel.steepness)]
 REPR = {"ids": lambda value: repr(value[0]) if isinstance(value, tuple) else None}
 
@@ -94,7 +94,9 @@ def dense_softmin(x, y, g, case, epsilon):
 def close(found, expected, tolerance):
     """Within ``tolerance`` of the largest number expected."""
     found = found.detach()
-    np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    np.testing.assert_allclose(
+        found.double().numpy(), expected, rtol=0, atol=tolerance * np.abs(expected).max() + 1e-17
+    )
 
 
 # Against dense formulas
@@ -192,7 +194,7 @@ def test_tiles_do_not_matter(monkeypatch):
 # Derivatives
 
 
-@pytest.mark.parametrize("d", [2, 17])
+@pytest.mark.parametrize("d", [2, pairwise.DIRECT + 1])
 @pytest.mark.parametrize("case", COSTS + KERNELS, **REPR)
 def test_gradients_are_those_of_the_values(case, d):
     x, y = points(d)
@@ -316,8 +318,8 @@ def test_gradients_are_at_most_l(cost, d, dtype, differentiated):
     x, y = points(d, dtype)
     x[5:15] = y[5:15] + torch.logspace(-9, 0, 10, dtype=dtype)[:, None]
     x.requires_grad_(differentiated)
-    norms = softmin_gradient(x, y, numbers(len(y), "g", dtype), cost, 1e-3)[1].norm(dim=1)
-    assert float(norms.max()) <= 3 * (1 + (1e-3 if dtype == torch.float32 and d > 16 else 1e-5))
+    norms = softmin_gradient(x, y, numbers(len(y), "g", dtype), cost, 1e-3)[1].detach().norm(dim=1)
+    assert float(norms.max()) <= 3 * (1 + (1e-4 if dtype == torch.float32 and d > pairwise.DIRECT else 1e-5))
     assert float(norms.max()) >= 2.9
 
 
@@ -407,13 +409,6 @@ def test_huber_lies_between_its_limits():
     assert bool((Huber(2.0, 0.5).value(s) <= Distance(2.0).value(s)).all())
 
 
-@pytest.mark.parametrize("cost", [Huber(2.0, 0.0)], ids=repr)
-def test_huber_without_a_radius_is_the_distance(cost):
-    s = torch.tensor([0.0, 0.5, 4.0], dtype=DOUBLE)
-    torch.testing.assert_close(cost.value(s), Distance(2.0).value(s))
-    torch.testing.assert_close(cost.slope(s), Distance(2.0).slope(s))
-
-
 @pytest.mark.parametrize("case", KERNELS, **REPR)
 def test_kernels_are_positive_definite(case):
     """On all coefficients, or on those that sum to zero alone."""
@@ -485,18 +480,15 @@ def test_bad_arguments(make, message):
 def test_keops_softmin(capfd):
     x, y = points(2)
     g, v = numbers(len(y), "g"), normal(len(y), 2, "v")
-    inputs = [tensor.requires_grad_() for tensor in (x, y, g)]
-    found = [
-        (value, *torch.autograd.grad(value.sum(), inputs))
-        for value in (softmin(x, y, g, Distance(), 0.3, backend=name) for name in ("keops", "tiled"))
-    ]
-    with torch.no_grad():
-        for name, results in zip(("keops", "tiled"), found):
-            found[("keops", "tiled").index(name)] = (
-                *results,
-                *softmin_gradient(x, y, g, Distance(), 0.3, backend=name),
-                softmean(x, y, g, v, Distance(), 0.3, backend=name),
-            )
+
+    def everything(name):
+        settings = (Distance(), 0.3)
+        inputs = [tensor.clone().requires_grad_() for tensor in (x, y, g)]
+        derivatives = torch.autograd.grad(softmin(*inputs, *settings, backend=name).sum(), inputs)
+        gradient = softmin_gradient(x, y, g, *settings, backend=name)
+        return *derivatives, *gradient, softmean(x, y, g, v, *settings, backend=name)
+
+    found = everything("keops"), everything("tiled")
     for ours, theirs in zip(*found):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     assert not pairwise._broken
@@ -549,10 +541,10 @@ PROGRAM = """
 import torch
 from particles.kernels import Distance
 from particles.pairwise import _broken, softmin
-x, y = torch.tensor([[0.0, 0.0]], dtype=torch.float64), torch.tensor([[3.0, 4.0], [6.0, 8.0]], dtype=torch.float64)
+x, y = torch.zeros(2, 2, dtype=torch.float64), torch.tensor([[3.0, 4.0], [6.0, 8.0]], dtype=torch.float64)
 for _ in range(2):
     value = softmin(x, y, torch.zeros(2, dtype=torch.float64), Distance(), 2.0, backend="keops")
-assert abs(value.item() - (5 - 2 * torch.tensor(-2.5).exp().log1p().item())) < 1e-6, value
+assert bool(((value - (5 - 2 * torch.tensor(-2.5).exp().log1p())).abs() < 1e-6).all()), value
 assert bool(_broken) is %s, _broken
 """
 

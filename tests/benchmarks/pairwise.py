@@ -2,15 +2,17 @@
 
     python tests/benchmarks/pairwise.py
 
-M = N points in float32, a ground cost ||x - y|| and ε = 0.1. The plain way is ``torch.cdist`` and ``torch.logsumexp`` on
-a chunk of rows at a time; its gradient comes from softmax weights and one matrix product. KeOps compiles each formula
+M = N points in float32, a ground cost ||x - y|| and ε = 0.1. The plain way is ``torch.cdist`` and ``torch.logsumexp``
+on a chunk of rows at a time; its gradient comes from softmax weights and one matrix product. KeOps compiles each formula
 at its first call, which is a column of its own: a moment where an earlier run left it in KeOps' cache. The three take
-turns in one process, on ``OMP_NUM_THREADS`` threads; medians and ranges of the turns are printed as a table.
+turns in one process, on ``OMP_NUM_THREADS`` threads; medians and ranges of the turns are printed as a table. Run it on
+idle cores: beside another process some turns took 50 times as long.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -64,11 +66,8 @@ def main() -> None:
         x, y = (torch.randn(n, d, generator=Key.of(0).fold(name).generator()) for name in "xy")
         g = torch.zeros(n)
         for what, function in FUNCTIONS.items():
-            calls = {
-                name: lambda name=name, function=function: function(x, y, g, Distance(), EPSILON, backend=name)  # noqa: B023
-                for name in ["tiled", *keops]
-            }
-            calls["cdist"] = lambda what=what: plain(x, y, g, what == "softmin_gradient")  # noqa: B023
+            calls = {name: partial(function, x, y, g, Distance(), EPSILON, backend=name) for name in ["tiled", *keops]}
+            calls["cdist"] = partial(plain, x, y, g, what == "softmin_gradient")
             first = {name: seconds(call) for name, call in calls.items()}
             if pairwise._broken:
                 raise SystemExit(f"KeOps does not work here: {pairwise._broken[0]}")
