@@ -102,6 +102,10 @@ class Cloud:
         index = torch.multinomial(self.weight, size, replacement=True, generator=generator)
         return replace(self.take(index), weight=None)  # the draw has already spent the weights
 
+    def state_dict(self) -> dict[str, Tensor | int | None]:
+        """The cloud in plain values: its fields by their names, for ``Cloud(**...)``."""
+        return {"x": self.x, "label": self.label, "weight": self.weight, "carried": self.carried}
+
     def mean(self, values: Tensor) -> Tensor:
         r"""The expectation of ``values``, with shape :math:`(..., n)`, over the last axis."""
         return values.mean(-1) if self.weight is None else (values * self.weight).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,24 +21,53 @@ class GradientFlow(Flow):
     says, ``kinetic_energy``, :math:`\frac12 E\|v\|^2` over the particles (along the exact flow the divergence falls
     at twice this rate), and ``max_gradient``, the largest :math:`\|\nabla\varphi\|`: the realised Lipschitz constant.
 
+    With ``noise`` the gradient is taken at :math:`y + \beta(t) \xi`, ξ standard normal, as the flows of smooth kernels need
+    it to leave places where the field is flat (arXiv 1906.04370, Section 4).
+
     Arguments:
         potential: What is fitted.
         target: The target, with shape :math:`(N, d)`.
+        noise: The first level β of the noise, a length.
+        noise_halving: The time after which β is half of it, and so on; ``inf`` keeps it.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
-    def __init__(self, potential: Potential, target: Cloud):
+    def __init__(self, potential: Potential, target: Cloud, *, noise: float = 0.0, noise_halving: float = math.inf):
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise must be a length of at least 0, not {noise}")
+        if not noise_halving > 0:
+            raise ValueError(f"noise_halving must be positive, not {noise_halving}")
         self.potential = potential
         self.target = target
+        self.noise = noise
+        self.noise_halving = noise_halving
 
     def velocity(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
+        info = self.potential.fit(cloud.active, self.target, key)
+        velocity, measured = self.field(t, cloud, key)
+        return velocity, info | measured
+
+    def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
+        """The velocity by the potential as it was last fitted, and what was measured of it."""
         particles, riders = cloud.active, cloud.riders
-        info = self.potential.fit(particles, self.target, key)
         # The riders are evaluated by themselves, so that not even rounding tells the particles of them.
-        gradient = self.potential.grad(particles)
+        gradient = self.potential.grad(self._shaken(t, particles, key.fold("noise")))
         speed = gradient.square().sum(1)
-        info = info | {"kinetic_energy": particles.mean(speed) / 2, "max_gradient": speed.max().sqrt()}
-        velocity = gradient if riders is None else torch.cat((gradient, self.potential.grad(riders)))
-        return -velocity, info
+        info: Info = {"kinetic_energy": particles.mean(speed) / 2, "max_gradient": speed.max().sqrt()}
+        if riders is not None:
+            shaken = self._shaken(t, riders, key.fold("riders"))
+            gradient = torch.cat((gradient, self.potential.grad(shaken)))
+        return -gradient, info
+
+    def _shaken(self, t: float, cloud: Cloud, key: Key) -> Cloud:
+        level = self.noise * 2 ** (-t / self.noise_halving)
+        if not level:
+            return cloud
+        generator = key.generator(cloud.x.device)
+        jolt = torch.randn(cloud.x.shape, generator=generator, dtype=cloud.x.dtype, device=cloud.x.device)
+        return cloud.at(cloud.x + level * jolt)
 
     def state_dict(self) -> dict[str, Any]:
         return self.potential.state_dict()

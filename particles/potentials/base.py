@@ -14,6 +14,10 @@ Info = dict[str, Tensor | float]
 """Scalars for the reader of a run. Tensors stay on their device until a step is logged."""
 
 
+class NotFitted(RuntimeError):
+    """A potential was asked for its values before it was fitted to anything."""
+
+
 class Potential(ABC):
     """A function φ fitted to two clouds; particles move along −∇φ."""
 
@@ -31,8 +35,16 @@ class Potential(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next ``fit`` depends on: tensors, numbers and containers of them."""
+        """Everything that φ and the next ``fit`` depend on: tensors, numbers and containers of them."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` gave."""
+
+
+def restored(state: list[dict[str, Any]] | None) -> tuple[Cloud, Cloud] | None:
+    """The two clouds that a potential was fitted to, from their ``state_dict``."""
+    if state is None:
+        return None
+    p, q = (Cloud(**cloud) for cloud in state)
+    return p, q

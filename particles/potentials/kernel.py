@@ -24,7 +24,7 @@ from particles.divergences import KL, W1, Divergence
 from particles.kernels import Kernel
 from particles.keys import Key
 from particles.pairwise import kernel_gradient, kernel_product
-from particles.potentials.base import Info, Potential
+from particles.potentials.base import Info, NotFitted, Potential, restored
 
 EXACT = 2000
 """The largest number of target points for which the kernel matrix is made and factorised; above, conjugate gradients do."""
@@ -92,6 +92,7 @@ class KernelPotential(Potential):
         self.backend = backend
         self.theta: Tensor | None = None
         self.price = penalty or 1.0
+        self.fitted: tuple[Cloud, Cloud] | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
         dual = _Dual(self, p, q)
@@ -100,7 +101,7 @@ class KernelPotential(Potential):
             theta, steps = dual.maximise(theta, self.price)
         else:
             theta, steps = self._in_ball(dual, theta, self.bound)
-        self.theta, self.p, self.q = theta, p, q
+        self.theta, self.fitted = theta, (p, q)
         values = dual.values(theta, self.price)
         norm = dual.square(theta).clamp(min=0).sqrt() / self.price
         value = dual.mean_on_p(theta, self.price) - dual.paid(values)
@@ -130,16 +131,19 @@ class KernelPotential(Potential):
         return self._sum(kernel_gradient, cloud)
 
     def _sum(self, product: Callable[..., Tensor], cloud: Cloud) -> Tensor:
-        assert self.theta is not None
-        points = torch.cat((self.p.x, self.q.x))
-        coefficients = torch.cat((self.p.mass.double(), -self.theta)) * (self.scale / self.price)
+        if self.fitted is None or self.theta is None:
+            raise NotFitted("the potential has not been fitted yet")
+        p, q = self.fitted
+        points = torch.cat((p.x, q.x))
+        coefficients = torch.cat((p.mass.double(), -self.theta)) * (self.scale / self.price)
         return product(cloud.x, points, coefficients.to(cloud.x.dtype), self.kernel, backend=self.backend)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"theta": self.theta, "price": self.price}
+        fitted = None if self.fitted is None else [cloud.state_dict() for cloud in self.fitted]
+        return {"theta": self.theta, "price": self.price, "fitted": fitted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.theta, self.price = state["theta"], state["price"]
+        self.theta, self.price, self.fitted = state["theta"], state["price"], restored(state["fitted"])
 
 
 def mmd(kernel: Kernel, backend: str = "auto") -> KernelPotential:

@@ -16,7 +16,52 @@ from particles.potentials.adam import Adam
 from particles.potentials.base import Info, Potential
 
 
-class NeuralPotential(Potential):
+class NetworkPotential(Potential):
+    """A potential whose values and gradients are a network's.
+
+    Attributes:
+        network: A module ``(x, label) -> values``; if it has a method ``push`` like :class:`DenseNetwork`'s, autograd is left out.
+        weights: Its parameters.
+        chunk_size: The most points that are evaluated at once outside of training; it bounds memory.
+    """
+
+    network: Any
+    weights: list[Tensor]
+    chunk_size: int
+
+    def _push(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Pull]:
+        """Values and the way back: the network's own, or autograd's."""
+        if hasattr(self.network, "push"):
+            return self.network.push(x, label)  # type: ignore[no-any-return]
+        x = x.detach().requires_grad_()
+        values = self.network(x, label)
+
+        def pull(gradient: Tensor, in_parameters: bool, in_x: bool) -> tuple[list[Tensor], Tensor | None]:
+            wanted = [*(self.weights if in_parameters else []), *([x] if in_x else [])]
+            found = list(torch.autograd.grad(values, wanted, gradient))
+            return (found[:-1], found[-1]) if in_x else (found, None)
+
+        return values.detach(), pull
+
+    def phi(self, cloud: Cloud) -> Tensor:
+        return torch.cat([self._push(part.x, part.label)[0] for part in self._chunks(cloud)])
+
+    def grad(self, cloud: Cloud) -> Tensor:
+        gradients = []
+        for part in self._chunks(cloud):
+            values, pull = self._push(part.x, part.label)
+            _, gradient = pull(torch.ones_like(values), False, True)
+            assert gradient is not None
+            gradients.append(gradient)
+        return torch.cat(gradients)
+
+    def _chunks(self, cloud: Cloud) -> list[Cloud]:
+        if len(cloud) <= self.chunk_size:
+            return [cloud]
+        return [cloud.take(slice(i, i + self.chunk_size)) for i in range(0, len(cloud), self.chunk_size)]
+
+
+class NeuralPotential(NetworkPotential):
     r"""A network trained to attain a Lipschitz-regularised divergence (arXiv 2210.17230, Algorithm 1).
 
     Each fit continues from the last one: the network is warm, and one optimiser lives as long as the potential
@@ -75,7 +120,7 @@ class NeuralPotential(Potential):
         if tolerance is not None and not tolerance > 0:
             raise ValueError(f"tolerance must be positive, not {tolerance}")
         self.divergence = divergence
-        self.network: Any = network.eval()
+        self.network = network.eval()
         self.inner_steps = inner_steps
         self.tolerance = tolerance
         self.max_blocks = max_blocks
@@ -124,20 +169,6 @@ class NeuralPotential(Potential):
             gradients = [g if m is None else g + m for g, m in zip(gradients, more)]
         self.optimizer.ascend(gradients)
 
-    def _push(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Pull]:
-        """Values and the way back: the network's own, or autograd's."""
-        if hasattr(self.network, "push"):
-            return self.network.push(x, label)  # type: ignore[no-any-return]
-        x = x.detach().requires_grad_()
-        values = self.network(x, label)
-
-        def pull(gradient: Tensor, in_parameters: bool, in_x: bool) -> tuple[list[Tensor], Tensor | None]:
-            wanted = [*(self.weights if in_parameters else []), *([x] if in_x else [])]
-            found = list(torch.autograd.grad(values, wanted, gradient))
-            return (found[:-1], found[-1]) if in_x else (found, None)
-
-        return values.detach(), pull
-
     def _slope(self, x: Tensor, label: Tensor | None, particles: int, key: Key) -> Tensor:
         """The penalty at all points, each one moved a random part of the way to a random point of the other cloud."""
         generator = key.generator(x.device)
@@ -148,23 +179,6 @@ class NeuralPotential(Potential):
         x = torch.cat((x, torch.lerp(x, x[torch.cat((to_q, to_p))], part))).requires_grad_()
         label = None if label is None else torch.cat((label, label))
         return slope_penalty(self.network.smooth(x, label), x, self.lipschitz)
-
-    def phi(self, cloud: Cloud) -> Tensor:
-        return torch.cat([self._push(part.x, part.label)[0] for part in self._chunks(cloud)])
-
-    def grad(self, cloud: Cloud) -> Tensor:
-        gradients = []
-        for part in self._chunks(cloud):
-            values, pull = self._push(part.x, part.label)
-            _, gradient = pull(torch.ones_like(values), False, True)
-            assert gradient is not None
-            gradients.append(gradient)
-        return torch.cat(gradients)
-
-    def _chunks(self, cloud: Cloud) -> list[Cloud]:
-        if len(cloud) <= self.chunk_size:
-            return [cloud]
-        return [cloud.take(slice(i, i + self.chunk_size)) for i in range(0, len(cloud), self.chunk_size)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}

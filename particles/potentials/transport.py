@@ -35,7 +35,7 @@ from particles.divergences import W1, Divergence
 from particles.kernels import Distance, Huber, Radial
 from particles.keys import Key
 from particles.pairwise import Pairs, softmin, softmin_gradient
-from particles.potentials.base import Info, Potential
+from particles.potentials.base import Info, NotFitted, Potential, restored
 
 COARSER = 8
 """The factor in the number of points from one level of a cold start to the next."""
@@ -108,7 +108,9 @@ class TransportPotential(Potential):
         self.coarse = coarse
         self.backend = backend
         self.fits = 0
+        self.now = self.epsilon
         self.duals: dict[str, Tensor] = {}
+        self.fitted: tuple[Cloud, Cloud] | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
         epsilon = self._annealed(p, q)
@@ -124,7 +126,7 @@ class TransportPotential(Potential):
             own_p, own_q = torch.zeros_like(p.mass).double(), torch.zeros_like(warm)
         f, g, gap, iterations = problem.solve(warm, own_q, epsilon, self.tolerance, self.max_iterations)
         self.duals = {"g": g, "own_p": own_p, "own_q": own_q}
-        self.p, self.q, self.now = p, q, epsilon
+        self.fitted, self.now = (p, q), epsilon
         value = p.mean(f - own_p) - q.mean(self.divergence.conjugate(own_q - g))
         return {"divergence": value, "gap": gap, "iterations": float(iterations), "epsilon": epsilon}
 
@@ -174,24 +176,38 @@ class TransportPotential(Potential):
         return own, g
 
     def phi(self, cloud: Cloud) -> Tensor:
-        value = _extended(cloud, self.q, self.duals["g"], self.now, self.cost, self.backend)
-        if self.debias:
-            value = value - _extended(cloud, self.p, self.duals["own_p"], self.now, self.cost, self.backend)
-        return value.to(cloud.x.dtype)
+        value, *blur = (
+            _extended(cloud, other, dual, self.now, self.cost, self.backend) for other, dual in self._sides()
+        )
+        return (value - blur[0] if blur else value).to(cloud.x.dtype)
 
     def grad(self, cloud: Cloud) -> Tensor:
-        gradient = self._pull(cloud, self.q, self.duals["g"])
-        return gradient - self._pull(cloud, self.p, self.duals["own_p"]) if self.debias else gradient
+        gradient, *blur = (
+            softmin_gradient(cloud.x, other.x, _charged(other, dual, self.now), self.cost, self.now, backend=self.backend)[1]
+            for other, dual in self._sides()
+        )
+        return gradient - blur[0] if blur else gradient
 
-    def _pull(self, cloud: Cloud, other: Cloud, dual: Tensor) -> Tensor:
-        charged = _charged(other, dual, self.now)
-        return softmin_gradient(cloud.x, other.x, charged, self.cost, self.now, backend=self.backend)[1]
+    def _sides(self) -> list[tuple[Cloud, Tensor]]:
+        """The clouds and duals that φ is made of: the target's, less the particles' own."""
+        if self.fitted is None:
+            raise NotFitted("the potential has not been fitted yet")
+        p, q = self.fitted
+        return [(q, self.duals["g"]), (p, self.duals["own_p"])][: 1 + self.debias]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fits": self.fits, "epsilon_start": self.epsilon_start, "duals": dict(self.duals)}
+        return {
+            "fits": self.fits,
+            "now": self.now,
+            "epsilon_start": self.epsilon_start,
+            "duals": dict(self.duals),
+            "fitted": None if self.fitted is None else [cloud.state_dict() for cloud in self.fitted],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.fits, self.epsilon_start, self.duals = state["fits"], state["epsilon_start"], dict(state["duals"])
+        self.fits, self.now, self.epsilon_start = state["fits"], state["now"], state["epsilon_start"]
+        self.duals = dict(state["duals"])
+        self.fitted = restored(state["fitted"])
 
 
 class _Problem:

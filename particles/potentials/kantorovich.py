@@ -1,0 +1,289 @@
+r"""The Kantorovich potential of the W2 loss :math:`\frac12 W_2^2(P, Q)` (arXiv 2406.13619).
+
+The cost is :math:`\frac12\|x - y\|^2`, ψ is the potential on the particles' side and φ the one on the target's,
+:math:`\psi(y) + \varphi(x) \le \frac12\|x - y\|^2`. Particles descend ψ: :math:`\nabla\psi(y) = y - T(y)` with T the optimal map, so an
+Euler step of h goes the part h of the way along a straight line. (The authors' code steps along +∇φ, which is the same for
+translations and wrong for changes of scale.)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from particles.cloud import Cloud
+from particles.kernels import Squared
+from particles.keys import Key
+from particles.networks.dense import DenseNetwork
+from particles.pairwise import softmin, softmin_gradient
+from particles.potentials.adam import Adam
+from particles.potentials.base import Info, NotFitted, Potential, restored
+from particles.potentials.neural import NetworkPotential
+
+
+class ExactKantorovich(Potential):
+    r"""The potential by linear programming (POT's network simplex), in double precision.
+
+    At a particle ∇ψ is its place less the mean of the target points that it is matched to; anywhere else it is that of
+    :math:`\psi(y) = \min_j \{\frac12\|x_j - y\|^2 - \varphi_j\}`. The time grows like the cube of the number of points: a few thousand at most.
+    Between samples of equal size and without weights particles are matched one to one, the matching never changes along the flow,
+    and W2 shrinks by exactly 1 − h per Euler step.
+    """
+
+    def __init__(self) -> None:
+        self.dual = torch.zeros(0, dtype=torch.double)
+        self.images = torch.zeros(0, 0, dtype=torch.double)
+        self.fitted: tuple[Cloud, Cloud] | None = None
+
+    def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        _hush()
+        import ot
+
+        y, x = (cloud.x.detach().cpu().double().numpy() for cloud in (p, q))
+        a, b = (cloud.mass.detach().cpu().double().numpy() for cloud in (p, q))
+        a, b = a / a.sum(), b / b.sum()
+        origin = x.mean(0)  # squared distances are differences of squares there: keep them small
+        costs = ot.dist(y - origin, x - origin) / 2
+        plan, log = ot.emd(a, b, costs, numItermax=10_000_000, log=True)
+        share = plan / plan.sum(1, keepdims=True)
+        images = origin + share @ (x - origin)
+        single = share.max(1) == 1
+        images[single] = x[share[single].argmax(1)]  # not even rounding between a particle and its one partner
+        self.dual = torch.as_tensor(log["v"], device=p.x.device)
+        self.images = torch.as_tensor(images, device=p.x.device)
+        self.fitted = p, q
+        return {"divergence": float((plan * costs).sum())}
+
+    def phi(self, cloud: Cloud) -> Tensor:
+        return self._nearest(cloud)[0].to(cloud.x.dtype)
+
+    def grad(self, cloud: Cloud) -> Tensor:
+        p, q = self._clouds()
+        x = cloud.x.double()
+        images = q.x.double()[self._nearest(cloud)[1]]
+        places = {row.tobytes(): i for i, row in enumerate(p.x.detach().cpu().numpy())}
+        found = [places.get(row.tobytes(), -1) for row in cloud.x.detach().cpu().numpy()]
+        index = torch.as_tensor(found, device=x.device)
+        images[index >= 0] = self.images[index[index >= 0]]
+        return (x - images).to(cloud.x.dtype)
+
+    def _nearest(self, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        """The values of ψ, and the target points that attain them."""
+        _, q = self._clouds()
+        x, mins = q.x.double(), []
+        for y in cloud.x.double().split(1024):
+            costs = torch.cdist(y, x, compute_mode="donot_use_mm_for_euclid_dist").square() / 2
+            mins.append((costs - self.dual).min(1))
+        return torch.cat([m.values for m in mins]), torch.cat([m.indices for m in mins])
+
+    def _clouds(self) -> tuple[Cloud, Cloud]:
+        if self.fitted is None:
+            raise NotFitted("the potential has not been fitted yet")
+        return self.fitted
+
+    def state_dict(self) -> dict[str, Any]:
+        fitted = None if self.fitted is None else [cloud.state_dict() for cloud in self.fitted]
+        return {"dual": self.dual, "images": self.images, "fitted": fitted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.dual, self.images, self.fitted = state["dual"], state["images"], restored(state["fitted"])
+
+
+class SinkhornKantorovich(Potential):
+    r"""The potential of the debiased Sinkhorn divergence (geomloss; Feydy et al., arXiv 1810.08278).
+
+    geomloss solves for the dual potentials of (P, Q) and (P, P); values and gradients, anywhere, are softmins of these.
+
+    Arguments:
+        epsilon: The regularisation ε, in units of the cost, length²; the blur is √ε.
+        scaling: The ratio of successive blurs in geomloss' annealing. At its own default of 0.5 the flow stalls with wrong masses.
+        backend: geomloss': ``tensorized``, ``online`` (KeOps), ``multiscale`` (KeOps, up to 3 dimensions), or ``auto``: tensorized
+            up to 5,000 × 5,000 points, else online.
+
+    Raises:
+        ValueError: If a number is out of its range, or the backend is unknown.
+    """
+
+    def __init__(self, epsilon: float = 0.0025, *, scaling: float = 0.9, backend: str = "auto"):
+        if not 0 < epsilon < math.inf:
+            raise ValueError(f"epsilon must be positive and finite, not {epsilon}")
+        if not 0 < scaling < 1:
+            raise ValueError(f"scaling must be between 0 and 1, not {scaling}")
+        if backend not in ("auto", "tensorized", "online", "multiscale"):
+            raise ValueError(f"unknown backend {backend!r}; choose from auto, tensorized, online, multiscale")
+        self.epsilon = epsilon
+        self.scaling = scaling
+        self.backend = backend
+        self.duals: dict[str, Tensor] = {}
+        self.fitted: tuple[Cloud, Cloud] | None = None
+
+    def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        f, g = self._solve(p, q)
+        own_f, own_g = self._solve(p, p)
+        other, _ = self._solve(q, q)
+        own = (own_f + own_g) / 2
+        self.duals, self.fitted = {"g": g, "own": own}, (p, q)
+        return {"divergence": p.mean(f - own) + q.mean(g - other)}
+
+    def _solve(self, p: Cloud, q: Cloud) -> tuple[Tensor, Tensor]:
+        _hush()
+        from geomloss import SamplesLoss
+
+        few = len(p) * len(q) <= 5000**2
+        backend = ("tensorized" if few else "online") if self.backend == "auto" else self.backend
+        blur = math.sqrt(self.epsilon)
+        loss = SamplesLoss("sinkhorn", 2, blur, scaling=self.scaling, debias=False, potentials=True, backend=backend)
+        with torch.no_grad():
+            f, g = loss(p.mass, p.x, q.mass, q.x)
+        return f.view(-1), g.view(-1)
+
+    def phi(self, cloud: Cloud) -> Tensor:
+        value, blur = (softmin(cloud.x, x, g, Squared(), self.epsilon) for x, g in self._sides())
+        return value - blur
+
+    def grad(self, cloud: Cloud) -> Tensor:
+        gradient, blur = (softmin_gradient(cloud.x, x, g, Squared(), self.epsilon)[1] for x, g in self._sides())
+        return gradient - blur
+
+    def _sides(self) -> list[tuple[Tensor, Tensor]]:
+        if self.fitted is None:
+            raise NotFitted("the potential has not been fitted yet")
+        p, q = self.fitted
+        return [(q.x, self.duals["g"] + self.epsilon * q.mass.log()), (p.x, self.duals["own"] + self.epsilon * p.mass.log())]
+
+    def state_dict(self) -> dict[str, Any]:
+        fitted = None if self.fitted is None else [cloud.state_dict() for cloud in self.fitted]
+        return {"duals": dict(self.duals), "fitted": fitted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.duals, self.fitted = dict(state["duals"]), restored(state["fitted"])
+
+
+class NeuralKantorovich(NetworkPotential):
+    r"""Two networks trained on the regularised dual (arXiv 2406.13619, Section 4; Seguy et al., arXiv 1711.02283)
+
+    .. math:: \max_{\psi, \varphi} \; E_P \psi + E_Q \varphi - \tfrac{1}{4\varepsilon} E_{P \times Q} (\psi + \varphi - c)_+^2 .
+
+    The penalty is taken at all pairs of a minibatch (the authors' code takes paired points only). The networks and their optimiser
+    live on from fit to fit; the first fit has ``warmup`` further steps. On one pair of points ψ + φ exceeds the cost by 2ε.
+
+    Arguments:
+        psi: The network on the particles' side, with a bias in its output (``classes=1`` for points without labels).
+        phi: The same on the target's side.
+        epsilon: The regularisation ε, in units of the cost, length².
+        learning_rate: The step of Adam.
+        momentum: The decay of Adam's first moment, from 0 to 1.
+        inner_steps: The number of ascent steps per fit.
+        warmup: The number of further ones in the first fit.
+        batch_size: The number of points that each step draws from each cloud; ``None`` for all.
+        chunk_size: The most points that are evaluated at once outside of training.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        psi: DenseNetwork,
+        phi: DenseNetwork,
+        *,
+        epsilon: float = 0.01,
+        learning_rate: float = 1e-3,
+        momentum: float = 0.9,
+        inner_steps: int = 5,
+        warmup: int = 1000,
+        batch_size: int | None = 256,
+        chunk_size: int = 65536,
+    ):
+        for name, value in (("epsilon", epsilon), ("learning_rate", learning_rate)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be from 0 to below 1, not {momentum}")
+        for name, count, least in (
+            ("inner_steps", inner_steps, 1),
+            ("warmup", warmup, 0),
+            ("batch_size", batch_size, 2),
+            ("chunk_size", chunk_size, 1),
+        ):
+            if count is not None and count < least:
+                raise ValueError(f"{name} must be at least {least}, not {count}")
+        self.network, self.other = psi.eval(), phi.eval()
+        self.epsilon = epsilon
+        self.inner_steps = inner_steps
+        self.warmup = warmup
+        self.batch_size = batch_size
+        self.chunk_size = chunk_size
+        self.weights = [*psi.parameters(), *phi.parameters()]
+        self.optimizer = Adam(self.weights, learning_rate, momentum)
+        self.warm = False
+
+    def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        p, q = _labelled(p), _labelled(q)
+        steps = self.inner_steps + (0 if self.warm else self.warmup)
+        self.warm = True
+        self.network.train()
+        self.other.train()
+        with torch.inference_mode():
+            for step in range(steps):
+                batch_p, batch_q = (
+                    cloud.draw(self.batch_size, key.fold(step, name)) for cloud, name in ((p, "p"), (q, "q"))
+                )
+                value = self._ascend(batch_p, batch_q)
+        self.network.eval()
+        self.other.eval()
+        return {"divergence": value.clone(), "inner_steps": float(steps)}
+
+    def _ascend(self, p: Cloud, q: Cloud) -> Tensor:
+        """One step of both networks, and the objective before it."""
+        psi, pull_psi = self.network.push(p.x, p.label)
+        phi, pull_phi = self.other.push(q.x, q.label)
+        costs = torch.cdist(p.x, q.x).square() / 2
+        excess = (psi[:, None] + phi - costs).clamp_(min=0)  # (B, B)
+        if p.label is not None and q.label is not None:
+            excess.mul_(p.label[:, None] == q.label)  # between classes transport costs infinitely much
+        mass_p, mass_q = p.mass, q.mass
+        value = p.mean(psi) + q.mean(phi) - mass_p @ excess.square() @ mass_q / (4 * self.epsilon)
+        in_psi, _ = pull_psi(mass_p * (1 - excess @ mass_q / (2 * self.epsilon)), True, False)
+        in_phi, _ = pull_phi(mass_q * (1 - mass_p @ excess / (2 * self.epsilon)), True, False)
+        self.optimizer.ascend([*in_psi, *in_phi])
+        return value
+
+    def phi(self, cloud: Cloud) -> Tensor:
+        return super().phi(_labelled(cloud))
+
+    def grad(self, cloud: Cloud) -> Tensor:
+        return super().grad(_labelled(cloud))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "psi": self.network.state_dict(),
+            "phi": self.other.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "warm": self.warm,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["psi"])
+        self.other.load_state_dict(state["phi"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.warm = state["warm"]
+
+
+def _labelled(cloud: Cloud) -> Cloud:
+    """The cloud, all of one class if it has none: the networks have an output with a bias per class."""
+    if cloud.label is not None:
+        return cloud
+    return Cloud(cloud.x, torch.zeros(len(cloud), dtype=torch.long, device=cloud.x.device), cloud.weight, cloud.carried)
+
+
+def _hush() -> None:
+    """Keeps POT from looking for frameworks that take seconds to import, and KeOps from writing to standard output."""
+    for framework in ("JAX", "TENSORFLOW", "CUPY"):
+        os.environ.setdefault(f"POT_BACKEND_DISABLE_{framework}", "1")
+    for package in ("KEOPS", "PYKEOPS"):
+        os.environ.setdefault(f"{package}_VERBOSE", "0")
