@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from particles.names import DIVERGENCES, REAL, SOURCES, STEPPERS, TOYS, choose, find, make, plain_name
+from particles import inputs, methods
+from particles.names import TOYS
 from particles.specification import Specification
 
 if TYPE_CHECKING:
     from particles.cloud import Cloud
     from particles.data.tables import Schema, Table
-    from particles.keys import Key
     from particles.processes import Evolve
     from particles.run.loop import Observer, Rule
     from particles.run.store import Folder, Row
@@ -113,8 +112,8 @@ def build(spec: Specification) -> Simulation:
     from particles.run.observers import AtRest, Distance
 
     key = Key.of(spec.seed)
-    device = _device(spec.device)
-    training, holdout_table = _target(spec, key)
+    device = inputs.device(spec.device)
+    training, holdout_table = inputs.target(spec, key)
     scale = spec.scale or ("none" if training.name in TOYS else "standard")
     log_every = spec.log_every or max(1, spec.steps // 100)
     for name in ("snapshot_every", "metric_every"):
@@ -123,19 +122,20 @@ def build(spec: Specification) -> Simulation:
     schema = Schema.fit(training, scale, getattr(torch, spec.dtype))
     target = schema.encode(training, device)
     holdout = None if holdout_table is None else schema.encode(holdout_table, device)
-    source, fingerprint = _source(spec, schema, target, key)
+    source, fingerprint = inputs.source(spec, schema, target, key)
     spec = dataclasses.replace(
         spec,
-        target=_lasting(spec.target),
-        source=_lasting(spec.source),
+        target=inputs.lasting(spec.target),
+        source=inputs.lasting(spec.source),
         particles=len(source) - source.carried,
         scale=scale,
-        source_std=_source_std(spec),
+        source_std=inputs.source_std(spec),
         device=str(device),
         log_every=log_every,
         metric_every=spec.metric_every or 5 * log_every,
         snapshot_every=spec.snapshot_every or log_every,
     )
+    spec = methods.settled(spec, target, key)
     assert spec.metric_every is not None
     references = {"w2": target} | ({} if holdout is None else {"w2_holdout": holdout})
     observers: list[Observer] = [
@@ -144,7 +144,7 @@ def build(spec: Specification) -> Simulation:
     ]
     return Simulation(
         spec=spec,
-        process=_process(spec, source, target, key),
+        process=methods.process(spec, source, target, key),
         observers=observers,
         at_rest=AtRest(spec.stop_energy, spec.patience) if spec.stop_energy else None,
         schema=schema,
@@ -152,176 +152,6 @@ def build(spec: Specification) -> Simulation:
         holdout=holdout,
         noted={"data": _data_note(schema, holdout_table, fingerprint), "versions": _versions()},
     )
-
-
-def _process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evolve:
-    from particles.flows.gradient import GradientFlow
-    from particles.networks.dense import DenseNetwork
-    from particles.potentials.neural import NeuralPotential
-    from particles.processes import Evolve
-
-    network = DenseNetwork(
-        target.dimension,
-        spec.network,
-        lipschitz=spec.lipschitz if spec.constraint == "spectral" else math.inf,
-        activation=spec.activation,
-        classes=0 if target.label is None else int(target.label.max()) + 1,
-        key=key.fold("network"),
-    ).to(device=target.x.device, dtype=target.x.dtype)
-    potential = NeuralPotential(
-        make(
-            "divergence", spec.divergence, DIVERGENCES, **({"alpha": spec.alpha} if spec.divergence == "alpha" else {})
-        ),
-        network,
-        learning_rate=spec.learning_rate,
-        momentum=spec.momentum,
-        inner_steps=spec.inner_steps,
-        tolerance=spec.tolerance,
-        batch_size=spec.batch_size,
-        chunk_size=spec.chunk_size,
-        penalty=spec.penalty if spec.constraint == "penalty" else 0.0,
-        lipschitz=spec.lipschitz,
-    )
-    return Evolve(
-        GradientFlow(potential, target),
-        make("stepper", spec.stepper, STEPPERS),
-        source,
-        step_size=spec.step_size,
-        decay=spec.decay,
-        key=key.fold("run"),
-    )
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {name!r}; choose from auto, cpu, cuda, cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def load_table(spec: Specification, name: str, size: int, key: Key) -> Table:
-    """The rows of a file, a toy law (``size`` of them) or a real data set.
-
-    Raises:
-        ValueError: If it cannot be read, or the name is unknown.
-        FileNotFoundError: If it looks like a file and is not there.
-    """
-    from particles.data.tables import array_table, read_table
-
-    plain = plain_name(name)
-    if plain in TOYS:
-        if spec.label is not None:
-            raise ValueError(f"{plain} has no classes, so there is no column {spec.label!r} for the labels")
-        return array_table(plain, find("target", plain, TOYS)(size, key))
-    if plain in REAL:
-        return find("target", plain, REAL)(spec.label)  # type: ignore[no-any-return]
-    path = Path(name).expanduser()
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return read_table(path, spec.label, spec.header)
-    choose("target", name, (*TOYS, *REAL))  # raises, with the nearest match
-    raise AssertionError(name)
-
-
-def _target(spec: Specification, key: Key) -> tuple[Table, Table | None]:
-    """The rows that the flow sees, and those that it does not."""
-    import numpy as np
-
-    table = load_table(spec, spec.target, spec.target_size, key.fold("target"))
-    rows = len(table)
-    held = round(spec.holdout * rows) if spec.holdout < 1 else int(spec.holdout)
-    least = 2 if table.label is None else max(2, len(np.unique(table.label)))
-    if table.name in TOYS:
-        return table, load_table(spec, spec.target, max(held, 2), key.fold("holdout")) if held else None
-    if held > rows - least:
-        raise ValueError(
-            f"holdout {spec.holdout:g} leaves {rows - held} of the {rows} rows of {table.name}; at least {least} are needed"
-        )
-    if held == 0:
-        return table, None
-    order = key.fold("holdout").numpy().permutation(rows)
-    if table.label is not None:  # the same share of every class
-        _, classes = np.unique(table.label, return_inverse=True)
-        place = np.empty(rows)
-        for c in range(classes.max() + 1):
-            mine = order[classes[order] == c]
-            place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
-            place[mine[-1]] = np.inf  # the last one stays
-        order = order[np.argsort(place[order], kind="stable")]
-    return table.take(np.sort(order[held:])), table.take(np.sort(order[:held]))
-
-
-def _source_std(spec: Specification) -> float:
-    default = 0.1 if plain_name(spec.source) == "bootstrap" else 1.0
-    return default if spec.source_std is None else spec.source_std
-
-
-def _source(spec: Specification, schema: Schema, target: Cloud, key: Key) -> tuple[Cloud, str | None]:
-    """The first cloud, with the carried particles behind it, and the fingerprint of the file if it is from one."""
-    from particles.data.sources import balanced
-
-    cloud, riders, fingerprint = _particles(spec, schema, target, key.fold("source"))
-    if target.label is not None and cloud.label is not None:
-        assert schema.levels is not None
-        missing = sorted(set(target.label.tolist()) - set(cloud.label.tolist()))
-        if missing:
-            level = schema.levels.tolist()[missing[0]]
-            raise ValueError(f"the source has no particle of the class {level!r}, which {schema.table.name} has")
-        cloud = balanced(cloud, target)
-    return cloud if riders is None else cloud.join(riders), fingerprint
-
-
-def _particles(spec: Specification, schema: Schema, target: Cloud, key: Key) -> tuple[Cloud, Cloud | None, str | None]:
-    import torch
-
-    name = plain_name(spec.source)
-    if name in SOURCES or name in TOYS:
-        law = _law(spec, schema, target)
-        cloud = law(spec.particles or len(target), key.fold("particles"))
-        return cloud, law(spec.carried, key.fold("carried")) if spec.carried else None, None
-    try:
-        table = load_table(spec, spec.source, 0, key)
-    except ValueError as error:
-        if str(error).startswith("unknown target"):
-            choose("source", spec.source, (*SOURCES, *TOYS, *REAL))
-        raise
-    rows = schema.encode(table, target.x.device)
-    count = spec.particles or len(rows) - spec.carried
-    if not 2 <= count <= len(rows) - spec.carried:
-        raise ValueError(
-            f"particles cannot be {count}, with {spec.carried} carried ones: the source {table.name} has {len(rows)} rows"
-        )
-    order = torch.arange(len(rows))
-    if count < len(rows):
-        order = torch.randperm(len(rows), generator=key.generator())
-    order = order.to(target.x.device)
-    riders = rows.take(order[count : count + spec.carried]) if spec.carried else None
-    return rows.take(order[:count]), riders, table.fingerprint
-
-
-def _law(spec: Specification, schema: Schema, target: Cloud) -> Callable[[int, Key], Cloud]:
-    """A source that any number of particles can be drawn from."""
-    name = plain_name(spec.source)
-    if name in SOURCES:
-        draw = find("source", name, SOURCES)
-        return lambda count, key: draw(target, count, spec.source_mean, _source_std(spec), key)
-    device = target.x.device
-    return lambda count, key: schema.encode(load_table(spec, name, max(count, 2), key), device).take(slice(0, count))
-
-
-def _lasting(name: str) -> str:
-    """A path that still means the same file elsewhere; a name as it is."""
-    if plain_name(name) in {**TOYS, **REAL, **SOURCES}:
-        return plain_name(name)
-    return str(Path(name).expanduser().resolve())
 
 
 def _data_note(schema: Schema, holdout: Table | None, source: str | None) -> dict[str, Any]:
@@ -344,7 +174,7 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}
-    for package in ("lipschitz-particles", "torch", "numpy", "scikit-learn", "POT"):
+    for package in ("lipschitz-particles", "torch", "numpy", "scikit-learn", "POT", "geomloss", "pykeops"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

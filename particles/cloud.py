@@ -115,3 +115,11 @@ class Cloud:
         if self.weight is None:
             return torch.logsumexp(values, -1) - math.log(values.shape[-1])
         return torch.logsumexp(values + self.weight.log(), -1)
+
+
+def mean_square(p: Cloud, q: Cloud) -> Tensor:
+    """The mean squared distance of a point of one cloud to a point of the other, in double precision."""
+    x, y = p.x.double(), q.x.double()
+    centre_p, centre_q = p.mass.double() @ x, q.mass.double() @ y
+    spread = p.mean((x - centre_p).square().sum(1)) + q.mean((y - centre_q).square().sum(1))
+    return spread + (centre_p - centre_q).square().sum()

@@ -1,7 +1,7 @@
 """Names: the only place that knows strings.
 
 The tables hold dotted names, not classes, so that a command line can list them without importing torch. To add a
-divergence, a stepper, a law: write it, and add a row here.
+divergence, a flow, a stepper, a law: write it, and add a row here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,21 @@ DIVERGENCES = {
     "jensen-shannon": "divergences.JensenShannon",
     "alpha": "divergences.Alpha",
     "w1": "divergences.W1",
+}
+FLOWS = {
+    "lipschitz": "methods.lipschitz",
+    "transport": "methods.transport",
+    "w2": "methods.w2",
+    "mmd": "methods.mmd",
+    "kale": "methods.kale",
+    "kernel": "methods.kernel",
+}
+KERNELS = {
+    "gaussian": "kernels.Gaussian",
+    "laplacian": "kernels.Laplacian",
+    "inverse-multiquadric": "kernels.InverseMultiquadric",
+    "multiquadric": "kernels.Multiquadric",
+    "riesz": "kernels.Riesz",
 }
 STEPPERS = {
     "euler": "steppers.euler.Euler",
@@ -51,6 +66,9 @@ SOURCES = {
 ACTIVATIONS = ("relu", "leaky-relu", "softplus", "groupsort")
 CONSTRAINTS = ("spectral", "penalty", "none")
 SCALES = ("standard", "global", "none")
+SOLVERS = ("exact", "sinkhorn", "neural")
+BACKENDS = ("auto", "tiled", "keops")
+PERSISTENT = ("potential", "minibatch")
 DTYPES = ("float32", "float64")
 
 

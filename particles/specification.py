@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from particles.names import ACTIVATIONS, CONSTRAINTS, DIVERGENCES, DTYPES, SCALES, STEPPERS, choose
+from particles.names import (
+    ACTIVATIONS,
+    BACKENDS,
+    CONSTRAINTS,
+    DIVERGENCES,
+    DTYPES,
+    FLOWS,
+    KERNELS,
+    PERSISTENT,
+    SCALES,
+    SOLVERS,
+    STEPPERS,
+    choose,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,10 @@ class Specification:
         scale: ``standard``, ``global`` or ``none``; by default none for toys, else standard.
         source_mean: Where the source is, in units of the flow.
         source_std: How wide it is, in units of the flow; for ``bootstrap`` the jitter.
-        divergence: The f-divergence.
+        flow: What particles descend: ``lipschitz`` (a trained discriminator), ``transport`` (the same divergence, solved without a
+            network), ``w2`` (the W2 loss), ``mmd``, ``kale``, or ``kernel`` (an f-divergence with a discriminator in a kernel's space).
+        solver: That of ``w2``: ``exact`` (the default), ``sinkhorn`` or ``neural``.
+        divergence: The f-divergence, of ``lipschitz``, ``transport`` and ``kernel``.
         alpha: The order of the alpha divergence.
         lipschitz: The bound L on the discriminator's slope, in 1 / units of the flow.
         constraint: How it is kept: ``spectral`` norms, gradient ``penalty``, or ``none``.
@@ -42,8 +58,26 @@ class Specification:
         tolerance: The gain below which a fit ends, if it is not to be of ``inner_steps`` alone.
         batch_size: The number of points per ascent step and cloud; all by default.
         chunk_size: The number of points evaluated at once.
+        epsilon: The entropic regularisation: of ``transport`` in units of the divergence (by default 0.1 L), of ``w2`` in
+            length² (by default the square of a twentieth of the target's root mean square radius).
+        epsilon_start: The first one of ``transport``; ``inf`` for that of the whole problem's scale, 0 for ``epsilon``.
+        halving: The number of fits after which it is halved, until it is ``epsilon``.
+        debias: Whether the blur of ``epsilon`` is subtracted from a ``transport`` potential.
+        radius: The distance below which the cost of ``transport`` is quadratic; by default ``step_size`` · L, so that particles
+            come to rest; 0 for the distance itself.
+        kernel: The kernel of ``mmd``, ``kale`` and ``kernel``.
+        bandwidth: Its length; by default the median distance between target points.
+        exponent: The exponent of the kernel ``riesz``; 1 is the energy distance.
+        regularisation: The λ of ``kale``.
+        noise: The first level of the noise at which gradients are taken, a length.
+        noise_halving: The time after which it is halved, and so on.
+        persistent: What is kept for ``persistency`` steps: the ``potential``, or the ``minibatch``.
+        persistency: For how many.
+        minibatch: The number of particles in a persistent minibatch.
+        backend: What sums over all pairs: ``auto``, ``tiled`` or ``keops``.
         stepper: The time integrator.
-        step_size: The first step, in units of time.
+        step_size: The first step, in units of time; by default 0.5 for ``lipschitz``, ``transport`` and ``kernel``, 0.1 for ``w2`` and
+            ``kale``, 1 for ``mmd``.
         decay: The number of steps after which the step size is halved.
         steps: The number of steps.
         stop_energy: The kinetic energy below which the run is at rest; 0 for never.
@@ -69,6 +103,8 @@ class Specification:
     scale: str | None = None
     source_mean: float = 0.0
     source_std: float | None = None
+    flow: str = "lipschitz"
+    solver: str | None = None
     divergence: str = "kl"
     alpha: float = 2.0
     lipschitz: float = 1.0
@@ -82,8 +118,23 @@ class Specification:
     tolerance: float | None = None
     batch_size: int | None = None
     chunk_size: int = 65536
+    epsilon: float | None = None
+    epsilon_start: float = math.inf
+    halving: float = 30.0
+    debias: bool = True
+    radius: float | None = None
+    kernel: str = "gaussian"
+    bandwidth: float | None = None
+    exponent: float = 1.0
+    regularisation: float = 0.1
+    noise: float = 0.0
+    noise_halving: float = math.inf
+    persistent: str = "potential"
+    persistency: int = 1
+    minibatch: int | None = None
+    backend: str = "auto"
     stepper: str = "euler"
-    step_size: float = 0.5
+    step_size: float | None = None
     decay: float = math.inf
     steps: int = 500
     stop_energy: float = 0.0
@@ -101,7 +152,7 @@ class Specification:
         least = {
             "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1, "metric_every": 1,
             "checkpoint_every": 1, "metric_size": 2, "seed": 0, "holdout": 0, "stop_energy": 0, "patience": 1,
-            "penalty": 0,
+            "penalty": 0, "persistency": 1, "minibatch": 2, "noise": 0, "epsilon_start": 0, "radius": 0,
         }  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)
@@ -109,11 +160,19 @@ class Specification:
                 raise ValueError(f"{name} must be at least {bound}, not {value}")
         if self.source_std is not None and not 0 <= self.source_std < math.inf:
             raise ValueError(f"source_std must not be negative, not {self.source_std}")
-        for name in ("step_size", "learning_rate", "source_mean", "alpha", "penalty", "stop_energy", "holdout"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
+        finite = (
+            "step_size", "learning_rate", "source_mean", "alpha", "penalty", "stop_energy", "holdout", "noise", "radius", "exponent",
+        )  # fmt: skip
+        for name in finite:
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} must be finite, not {value}")
         choices: list[tuple[str, Mapping[str, Any] | tuple[str, ...]]] = [
+            ("flow", FLOWS),
             ("divergence", DIVERGENCES),
+            ("kernel", KERNELS),
+            ("persistent", PERSISTENT),
+            ("backend", BACKENDS),
             ("stepper", STEPPERS),
             ("constraint", CONSTRAINTS),
             ("activation", ACTIVATIONS),
@@ -123,6 +182,18 @@ class Specification:
             object.__setattr__(self, name, choose(name, getattr(self, name), names))
         if self.scale is not None:
             object.__setattr__(self, "scale", choose("scale", self.scale, SCALES))
+        if self.solver is not None:
+            object.__setattr__(self, "solver", choose("solver", self.solver, SOLVERS))
+            if self.flow != "w2":
+                raise ValueError(f"solver {self.solver} is one of the flow w2, not of {self.flow}; leave it out")
+        for name in ("step_size", "lipschitz", "epsilon", "bandwidth", "halving", "regularisation", "noise_halving"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, not {value}")
+        if (self.persistent == "minibatch") != (self.minibatch is not None):
+            raise ValueError(
+                "minibatch, the number of particles, and persistent minibatch belong together; give both or none"
+            )
         object.__setattr__(self, "network", tuple(self.network))
         if not self.network or min(self.network) < 1:
             raise ValueError(f"network needs positive widths, not {','.join(map(str, self.network))}")

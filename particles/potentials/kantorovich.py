@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from particles.cloud import Cloud
+from particles.cloud import Cloud, mean_square
 from particles.kernels import Squared
 from particles.keys import Key
 from particles.networks.dense import DenseNetwork
@@ -153,7 +153,10 @@ class SinkhornKantorovich(Potential):
         if self.fitted is None:
             raise NotFitted("the potential has not been fitted yet")
         p, q = self.fitted
-        return [(q.x, self.duals["g"] + self.epsilon * q.mass.log()), (p.x, self.duals["own"] + self.epsilon * p.mass.log())]
+        return [
+            (q.x, self.duals["g"] + self.epsilon * q.mass.log()),
+            (p.x, self.duals["own"] + self.epsilon * p.mass.log()),
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         fitted = None if self.fitted is None else [cloud.state_dict() for cloud in self.fitted]
@@ -169,7 +172,9 @@ class NeuralKantorovich(NetworkPotential):
     .. math:: \max_{\psi, \varphi} \; E_P \psi + E_Q \varphi - \tfrac{1}{4\varepsilon} E_{P \times Q} (\psi + \varphi - c)_+^2 .
 
     The penalty is taken at all pairs of a minibatch (the authors' code takes paired points only). The networks and their optimiser
-    live on from fit to fit; the first fit has ``warmup`` further steps. On one pair of points ψ + φ exceeds the cost by 2ε.
+    live on from fit to fit; the first fit has ``warmup`` further steps, in the first half of which ε falls to its value from that of the mean
+    cost. The plan has the density :math:`(\psi + \varphi - c)_+ / 2\varepsilon`, so on one pair of points ψ + φ exceeds the cost by 2ε. The
+    ``divergence`` is the cost of that plan, on the last minibatch.
 
     Arguments:
         psi: The network on the particles' side, with a bias in its output (``classes=1`` for points without labels).
@@ -233,13 +238,20 @@ class NeuralKantorovich(NetworkPotential):
                 batch_p, batch_q = (
                     cloud.draw(self.batch_size, key.fold(step, name)) for cloud, name in ((p, "p"), (q, "q"))
                 )
-                value = self._ascend(batch_p, batch_q)
+                value = self._ascend(batch_p, batch_q, self._falling(p, q, steps - step - self.inner_steps))
         self.network.eval()
         self.other.eval()
         return {"divergence": value.clone(), "inner_steps": float(steps)}
 
-    def _ascend(self, p: Cloud, q: Cloud) -> Tensor:
-        """One step of both networks, and the objective before it."""
+    def _falling(self, p: Cloud, q: Cloud, left: int) -> float:
+        """The ε of a step of the first fit, by how many steps of its warm-up are left."""
+        part = 2 * left / max(self.warmup, 1) - 1
+        if part <= 0:
+            return self.epsilon
+        return float(self.epsilon * max(1.0, float(mean_square(p, q)) / 2 / self.epsilon) ** part)
+
+    def _ascend(self, p: Cloud, q: Cloud, epsilon: float) -> Tensor:
+        """One step of both networks, and the cost of the plan before it."""
         psi, pull_psi = self.network.push(p.x, p.label)
         phi, pull_phi = self.other.push(q.x, q.label)
         costs = torch.cdist(p.x, q.x).square() / 2
@@ -247,9 +259,9 @@ class NeuralKantorovich(NetworkPotential):
         if p.label is not None and q.label is not None:
             excess.mul_(p.label[:, None] == q.label)  # between classes transport costs infinitely much
         mass_p, mass_q = p.mass, q.mass
-        value = p.mean(psi) + q.mean(phi) - mass_p @ excess.square() @ mass_q / (4 * self.epsilon)
-        in_psi, _ = pull_psi(mass_p * (1 - excess @ mass_q / (2 * self.epsilon)), True, False)
-        in_phi, _ = pull_phi(mass_q * (1 - mass_p @ excess / (2 * self.epsilon)), True, False)
+        value: Tensor = p.mean(psi) + q.mean(phi) - mass_p @ excess.square() @ mass_q / (2 * epsilon)
+        in_psi, _ = pull_psi(mass_p * (1 - excess @ mass_q / (2 * epsilon)), True, False)
+        in_phi, _ = pull_phi(mass_q * (1 - mass_p @ excess / (2 * epsilon)), True, False)
         self.optimizer.ascend([*in_psi, *in_phi])
         return value
 

@@ -80,7 +80,9 @@ class KernelPotential(Potential):
                 "choose Gaussian, InverseMultiquadric or Multiquadric"
             )
         if not normalised and not kernel.definite:
-            raise ValueError(f"without normalised masses the kernel has to be positive definite, not {type(kernel).__name__}")
+            raise ValueError(
+                f"without normalised masses the kernel has to be positive definite, not {type(kernel).__name__}"
+            )
         self.divergence = divergence
         self.kernel = kernel
         self.penalty = penalty
@@ -111,6 +113,7 @@ class KernelPotential(Potential):
 
     def _in_ball(self, dual: _Dual, theta: Tensor, bound: float) -> tuple[Tensor, int]:
         """The coefficients at the price at which the norm is the bound; the least price tried if it never is."""
+        total = 0
 
         def excess(log_price: float) -> float:
             nonlocal theta, total
@@ -119,7 +122,6 @@ class KernelPotential(Potential):
             total += steps
             return float(dual.square(theta).clamp(min=0).sqrt()) / self.price / bound - 1
 
-        total = 0
         lowest = math.log(1e-6 * max(float(dual.square(dual.q).clamp(min=0).sqrt()) / bound, 1e-6))
         _root(excess, math.log(self.price), lowest)
         return theta, total
@@ -187,7 +189,9 @@ class _Dual:
         exact = len(q) <= EXACT
         if not exact:
             x, y = q.x, p.x
-        self.matrix = kernel.value(torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()) if exact else None
+        self.matrix = (
+            kernel.value(torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()) if exact else None
+        )
         self.product = (
             (lambda b: self.matrix @ b)
             if exact
@@ -218,7 +222,11 @@ class _Dual:
         return Cloud(self.cloud.x.double(), weight=self.q)
 
     def density(self, values: Tensor) -> Tensor:
-        return self.divergence.density(values, self._double) if self.normalised else self.divergence.conjugate_derivative(values)
+        return (
+            self.divergence.density(values, self._double)
+            if self.normalised
+            else self.divergence.conjugate_derivative(values)
+        )
 
     def objective(self, theta: Tensor, values: Tensor, price: float) -> float:
         quadratic = self.own - theta @ (self.on_q - values * price)  # ‖μ_P‖² − θ'Kθ
@@ -273,7 +281,12 @@ class _Dual:
             system = root[:, None] * self.matrix * root
             if self.normalised:
                 across = system @ unit
-                system = system - torch.outer(unit, across) - torch.outer(across, unit) + torch.outer(unit, unit) * (unit @ across)
+                system = (
+                    system
+                    - torch.outer(unit, across)
+                    - torch.outer(across, unit)
+                    + torch.outer(unit, unit) * (unit @ across)
+                )
             system.diagonal().add_(price + 1e-14 * float(system.diagonal().sum()))
             answer = torch.cholesky_solve(right[:, None], torch.linalg.cholesky(system))[:, 0]
         else:

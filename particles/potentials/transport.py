@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from particles.cloud import Cloud
+from particles.cloud import Cloud, mean_square
 from particles.divergences import W1, Divergence
 from particles.kernels import Distance, Huber, Radial
 from particles.keys import Key
@@ -132,7 +132,7 @@ class TransportPotential(Potential):
 
     def _annealed(self, p: Cloud, q: Cloud) -> float:
         if math.isinf(self.epsilon_start):
-            self.epsilon_start = max(self.epsilon, float(self.cost.value(4 * _mean_square(p, q))))
+            self.epsilon_start = max(self.epsilon, float(self.cost.value(4 * mean_square(p, q))))
         return max(self.epsilon, self.epsilon_start * 2 ** (-self.fits / self.halving))
 
     def _warm(self, name: str, cloud: Cloud) -> Tensor | None:
@@ -150,7 +150,7 @@ class TransportPotential(Potential):
             a, b = p.draw(size, key.fold("p", level)), q.draw(size, key.fold("q", level))
             if coarse is None:
                 own = g = torch.zeros_like(b.mass).double()
-                falling = max(epsilon, float(self.cost.value(4 * _mean_square(a, b))))
+                falling = max(epsilon, float(self.cost.value(4 * mean_square(a, b))))
             else:
                 before_a, before_b, f, own = coarse
                 own = (
@@ -183,7 +183,9 @@ class TransportPotential(Potential):
 
     def grad(self, cloud: Cloud) -> Tensor:
         gradient, *blur = (
-            softmin_gradient(cloud.x, other.x, _charged(other, dual, self.now), self.cost, self.now, backend=self.backend)[1]
+            softmin_gradient(
+                cloud.x, other.x, _charged(other, dual, self.now), self.cost, self.now, backend=self.backend
+            )[1]
             for other, dual in self._sides()
         )
         return gradient - blur[0] if blur else gradient
@@ -309,11 +311,3 @@ def _self_transport(
         if bool(cloud.mean(torch.exp(log_density) * log_density - torch.expm1(log_density)) <= tolerance):
             break
     return h
-
-
-def _mean_square(p: Cloud, q: Cloud) -> Tensor:
-    """The mean squared distance between two clouds."""
-    x, y = p.x.double(), q.x.double()
-    centre_p, centre_q = p.mass.double() @ x, q.mass.double() @ y
-    spread = p.mean((x - centre_p).square().sum(1)) + q.mean((y - centre_q).square().sum(1))
-    return spread + (centre_p - centre_q).square().sum()

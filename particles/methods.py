@@ -1,0 +1,195 @@
+"""From the names in a specification to a process: which potential is fitted, and how its particles move."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from particles.names import DIVERGENCES, FLOWS, KERNELS, STEPPERS, find, make
+from particles.specification import Specification
+
+if TYPE_CHECKING:
+    from particles.cloud import Cloud
+    from particles.divergences import Divergence
+    from particles.flows.base import Flow
+    from particles.kernels import Kernel
+    from particles.keys import Key
+    from particles.networks.dense import DenseNetwork
+    from particles.potentials.base import Potential
+    from particles.processes import Evolve
+
+STEP_SIZES = {"lipschitz": 0.5, "transport": 0.5, "w2": 0.1, "mmd": 1.0, "kale": 0.1, "kernel": 0.5}
+BLUR = 0.05
+"""The default blur of a W2 potential, in units of the target's root mean square distance from its mean."""
+
+
+def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
+    """The specification with the flow's own defaults found out."""
+    step_size = STEP_SIZES[spec.flow] if spec.step_size is None else spec.step_size
+    solver = ("exact" if spec.solver is None else spec.solver) if spec.flow == "w2" else spec.solver
+    epsilon, radius, bandwidth = spec.epsilon, spec.radius, spec.bandwidth
+    if epsilon is None and spec.flow == "transport":
+        epsilon = 0.1 * spec.lipschitz
+    if epsilon is None and spec.flow == "w2" and solver != "exact":
+        epsilon = BLUR**2 * float((target.x.double() - target.x.double().mean(0)).square().sum(1).mean()) or BLUR**2
+    if radius is None and spec.flow == "transport":
+        radius = step_size * spec.lipschitz
+    if bandwidth is None and spec.flow in ("mmd", "kale", "kernel") and spec.kernel != "riesz":
+        bandwidth = _median_distance(target, key.fold("bandwidth"))
+    return dataclasses.replace(
+        spec, step_size=step_size, solver=solver, epsilon=epsilon, radius=radius, bandwidth=bandwidth
+    )
+
+
+def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evolve:
+    """What a run repeats, by a settled specification."""
+    from particles.processes import Evolve
+
+    assert spec.step_size is not None
+    return Evolve(
+        _flow(spec, target, key),
+        make("stepper", spec.stepper, STEPPERS),
+        source,
+        step_size=spec.step_size,
+        decay=spec.decay,
+        key=key.fold("run"),
+    )
+
+
+def _flow(spec: Specification, target: Cloud, key: Key) -> Flow:
+    from particles.flows.gradient import GradientFlow
+    from particles.flows.persistent import PersistentBatch, PersistentPotential
+
+    potential = find("flow", spec.flow, FLOWS)(spec, target, key)
+    flow = GradientFlow(potential, target, noise=spec.noise, noise_halving=spec.noise_halving)
+    if spec.persistent == "minibatch":
+        assert spec.minibatch is not None
+        return PersistentBatch(flow, spec.minibatch, spec.persistency)
+    return flow if spec.persistency == 1 else PersistentPotential(flow, spec.persistency)
+
+
+# One function per flow: its potential
+
+
+def lipschitz(spec: Specification, target: Cloud, key: Key) -> Potential:
+    from particles.potentials.neural import NeuralPotential
+
+    return NeuralPotential(
+        _divergence(spec),
+        _network(spec, target, key.fold("network"), spec.lipschitz if spec.constraint == "spectral" else math.inf),
+        learning_rate=spec.learning_rate,
+        momentum=spec.momentum,
+        inner_steps=spec.inner_steps,
+        tolerance=spec.tolerance,
+        batch_size=spec.batch_size,
+        chunk_size=spec.chunk_size,
+        penalty=spec.penalty if spec.constraint == "penalty" else 0.0,
+        lipschitz=spec.lipschitz,
+    )
+
+
+def transport(spec: Specification, target: Cloud, key: Key) -> Potential:
+    from particles.potentials.transport import TransportPotential
+
+    assert spec.radius is not None
+    radius = spec.radius
+    return _per_class(
+        target,
+        lambda: TransportPotential(
+            _divergence(spec),
+            spec.lipschitz,
+            radius=radius,
+            epsilon=spec.epsilon,
+            epsilon_start=max(spec.epsilon_start, spec.epsilon or 0.0),
+            halving=spec.halving,
+            debias=spec.debias,
+            backend=spec.backend,
+        ),
+    )
+
+
+def w2(spec: Specification, target: Cloud, key: Key) -> Potential:
+    from particles.potentials.kantorovich import ExactKantorovich, NeuralKantorovich, SinkhornKantorovich
+
+    if spec.solver == "exact":
+        return _per_class(target, ExactKantorovich)
+    assert spec.epsilon is not None
+    epsilon = spec.epsilon
+    if spec.solver == "sinkhorn":
+        return _per_class(target, lambda: SinkhornKantorovich(epsilon))
+    psi, phi = (_network(spec, target, key.fold("network", side), math.inf, least=1) for side in ("psi", "phi"))
+    return NeuralKantorovich(
+        psi,
+        phi,
+        epsilon=epsilon,
+        learning_rate=spec.learning_rate,
+        momentum=spec.momentum,
+        inner_steps=spec.inner_steps,
+        batch_size=spec.batch_size or 256,
+        chunk_size=spec.chunk_size,
+    )
+
+
+def mmd(spec: Specification, target: Cloud, key: Key) -> Potential:
+    from particles.potentials import kernel
+
+    return _per_class(target, lambda: kernel.mmd(_kernel(spec), backend=spec.backend))
+
+
+def kale(spec: Specification, target: Cloud, key: Key) -> Potential:
+    from particles.potentials import kernel
+
+    return _per_class(target, lambda: kernel.kale(_kernel(spec), spec.regularisation, backend=spec.backend))
+
+
+def kernel(spec: Specification, target: Cloud, key: Key) -> Potential:
+    from particles.potentials.kernel import KernelPotential
+
+    return _per_class(
+        target,
+        lambda: KernelPotential(_divergence(spec), _kernel(spec), lipschitz=spec.lipschitz, backend=spec.backend),
+    )
+
+
+def _divergence(spec: Specification) -> Divergence:
+    settings = {"alpha": spec.alpha} if spec.divergence == "alpha" else {}
+    return make("divergence", spec.divergence, DIVERGENCES, **settings)  # type: ignore[no-any-return]
+
+
+def _kernel(spec: Specification) -> Kernel:
+    settings = {"exponent": spec.exponent} if spec.kernel == "riesz" else {"bandwidth": spec.bandwidth}
+    return make("kernel", spec.kernel, KERNELS, **settings)  # type: ignore[no-any-return]
+
+
+def _network(spec: Specification, target: Cloud, key: Key, bound: float, least: int = 0) -> DenseNetwork:
+    from particles.networks.dense import DenseNetwork
+
+    network = DenseNetwork(
+        target.dimension,
+        spec.network,
+        lipschitz=bound,
+        activation=spec.activation,
+        classes=max(least, _classes(target)),
+        key=key,
+    )
+    return network.to(device=target.x.device, dtype=target.x.dtype)
+
+
+def _per_class(target: Cloud, make_one: Callable[[], Potential]) -> Potential:
+    from particles.potentials.per_class import PerClass
+
+    return make_one() if target.label is None else PerClass(make_one, _classes(target))
+
+
+def _classes(target: Cloud) -> int:
+    return 0 if target.label is None else int(target.label.max()) + 1
+
+
+def _median_distance(target: Cloud, key: Key) -> float:
+    """The median distance between different target points, on a thousand of them at most; 1 if they are all one."""
+    import torch
+
+    distances = torch.pdist(target.draw(1000, key).x.double())
+    return float(distances.median()) or 1.0
