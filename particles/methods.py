@@ -36,10 +36,12 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
         epsilon = BLUR**2 * float((target.x.double() - target.x.double().mean(0)).square().sum(1).mean()) or BLUR**2
     if radius is None and spec.flow == "transport":
         radius = step_size * spec.lipschitz
-    if bandwidth is None and spec.flow in ("mmd", "kale", "kernel") and spec.kernel != "riesz":
+    kernels = {"mmd": "riesz", "kale": "gaussian", "kernel": "gaussian"}
+    chosen = spec.kernel or kernels.get(spec.flow)
+    if bandwidth is None and spec.flow in kernels and chosen != "riesz":
         bandwidth = _median_distance(target, key.fold("bandwidth"))
     return dataclasses.replace(
-        spec, step_size=step_size, solver=solver, epsilon=epsilon, radius=radius, bandwidth=bandwidth
+        spec, step_size=step_size, solver=solver, epsilon=epsilon, radius=radius, kernel=chosen, bandwidth=bandwidth
     )
 
 
@@ -159,6 +161,7 @@ def _divergence(spec: Specification) -> Divergence:
 
 
 def _kernel(spec: Specification) -> Kernel:
+    assert spec.kernel is not None
     settings = {"exponent": spec.exponent} if spec.kernel == "riesz" else {"bandwidth": spec.bandwidth}
     return make("kernel", spec.kernel, KERNELS, **settings)  # type: ignore[no-any-return]
 

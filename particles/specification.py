@@ -65,7 +65,7 @@ class Specification:
         debias: Whether the blur of ``epsilon`` is subtracted from a ``transport`` potential.
         radius: The distance below which the cost of ``transport`` is quadratic; by default ``step_size`` · L, so that particles
             come to rest; 0 for the distance itself.
-        kernel: The kernel of ``mmd``, ``kale`` and ``kernel``.
+        kernel: The kernel of ``mmd`` (by default ``riesz``), ``kale`` and ``kernel`` (``gaussian``).
         bandwidth: Its length; by default the median distance between target points.
         exponent: The exponent of the kernel ``riesz``; 1 is the energy distance.
         regularisation: The λ of ``kale``.
@@ -123,7 +123,7 @@ class Specification:
     halving: float = 30.0
     debias: bool = True
     radius: float | None = None
-    kernel: str = "gaussian"
+    kernel: str | None = None
     bandwidth: float | None = None
     exponent: float = 1.0
     regularisation: float = 0.1
@@ -170,7 +170,6 @@ class Specification:
         choices: list[tuple[str, Mapping[str, Any] | tuple[str, ...]]] = [
             ("flow", FLOWS),
             ("divergence", DIVERGENCES),
-            ("kernel", KERNELS),
             ("persistent", PERSISTENT),
             ("backend", BACKENDS),
             ("stepper", STEPPERS),
@@ -180,12 +179,16 @@ class Specification:
         ]
         for name, names in choices:
             object.__setattr__(self, name, choose(name, getattr(self, name), names))
-        if self.scale is not None:
-            object.__setattr__(self, "scale", choose("scale", self.scale, SCALES))
-        if self.solver is not None:
-            object.__setattr__(self, "solver", choose("solver", self.solver, SOLVERS))
-            if self.flow != "w2":
-                raise ValueError(f"solver {self.solver} is one of the flow w2, not of {self.flow}; leave it out")
+        optional: list[tuple[str, Mapping[str, Any] | tuple[str, ...]]] = [
+            ("scale", SCALES),
+            ("kernel", KERNELS),
+            ("solver", SOLVERS),
+        ]
+        for name, names in optional:
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, choose(name, given, names))
+        if self.solver is not None and self.flow != "w2":
+            raise ValueError(f"solver {self.solver} is one of the flow w2, not of {self.flow}; leave it out")
         for name in ("step_size", "lipschitz", "epsilon", "bandwidth", "halving", "regularisation", "noise_halving"):
             value = getattr(self, name)
             if value is not None and not value > 0:

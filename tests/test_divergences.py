@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import DOUBLE, cloud, convex_program, normal
 from scipy.optimize import minimize_scalar
+from scipy.special import wrightomega
 
 from particles import KL, W1, Alpha, Cloud, JensenShannon, ReverseKL
 from particles.names import DIVERGENCES, make
@@ -42,6 +43,58 @@ def test_derivatives(divergence):
     (slope,) = torch.autograd.grad(divergence.f(x).sum(), x)
     torch.testing.assert_close(divergence.derivative(x), slope)
     torch.testing.assert_close(divergence.conjugate_derivative(divergence.derivative(x)), x)  # inverse functions
+
+
+@pytest.mark.parametrize("divergence", SMOOTH, ids=repr)
+def test_curvature(divergence):
+    x = torch.tensor([0.05, 0.2, 0.9, 1.0, 3.0, 40.0], dtype=DOUBLE, requires_grad=True)
+    (curvature,) = torch.autograd.grad(divergence.derivative(x).sum(), x)
+    torch.testing.assert_close(divergence.curvature(x), curvature)
+    t = divergence.derivative(x).detach().requires_grad_()
+    (bend,) = torch.autograd.grad(divergence.conjugate_derivative(t).sum(), t)
+    torch.testing.assert_close(1 / divergence.curvature(x), bend)
+
+
+S = torch.cat((-torch.logspace(2.4, -3, 40, dtype=DOUBLE), tensor([0.0]), torch.logspace(-3, 2.4, 40, dtype=DOUBLE)))
+MARGINAL = pytest.mark.parametrize("epsilon", [1e-3, 0.03, 0.3, 1.0, 10.0, 1e3])
+
+
+@pytest.mark.parametrize("divergence", ALL, ids=repr)
+@MARGINAL
+def test_marginal_is_the_root(divergence, epsilon):
+    """ε log (f*)'(−g) + s − g falls in g: above 0 just below the root, where −g may be beyond the domain."""
+    g = divergence.marginal(S, epsilon)
+    near = 1e-10 * (1 + S.abs())
+
+    def excess(at):
+        return (epsilon * divergence.conjugate_derivative(-at).log() + S - at).nan_to_num(math.inf, neginf=-math.inf)
+
+    assert bool((excess(g - near) >= 0).all())
+    assert bool((excess(g + near) <= 0).all())
+    slope = g.diff() / S.diff()
+    assert bool((slope >= -1e-9).all())  # of g in s
+    assert bool((slope <= 1 + 1e-9).all())
+    assert float(divergence.marginal(tensor(0.0), epsilon)) == pytest.approx(0, abs=1e-12)
+    single = divergence.marginal(S.float(), epsilon)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), g, rtol=1e-5, atol=1e-6)
+
+
+@MARGINAL
+def test_marginal_in_closed_form(epsilon):
+    assert torch.equal(W1().marginal(S, epsilon), S)
+    torch.testing.assert_close(KL().marginal(S, epsilon), S / (1 + epsilon))
+    # χ²: 1 − g = e^((g − s)/ε) is Lambert's function, W(x) = wrightomega(log x)
+    closed = 1 - epsilon * wrightomega((1 - S.numpy()) / epsilon - math.log(epsilon))
+    torch.testing.assert_close(Alpha(2.0).marginal(S, epsilon), torch.from_numpy(closed), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("divergence", SMOOTH, ids=repr)
+def test_marginal_of_far_points_is_finite(divergence):
+    far = tensor([-1e5, -1e3, 1e3, 1e5])
+    g = divergence.marginal(far, 1.0)
+    assert bool(torch.isfinite(g).all())
+    assert bool((g.diff() >= -1e-9).all())  # to rounding: near the edge of the domain g is constant
 
 
 @pytest.mark.parametrize("divergence", ALL, ids=repr)

@@ -160,13 +160,20 @@ def test_dirac_against_a_sample():
     assert fit(potential(epsilon=epsilon, debias=False), y, q)["divergence"] == pytest.approx(soft, rel=1e-9)
 
 
+@BOTH
 @pytest.mark.parametrize("m", [0.5, 1.0, 3.0])
-def test_gaussian_huber_function(m):
+def test_gaussian_huber_function(m, debias):
     """N(m, 1) against N(0, 1) at L = 1, on a grid of points that carry the densities: ⅛, ½, 2.5."""
     x = torch.linspace(-5, 5 + m, 400, dtype=DOUBLE)[:, None]
     p, q = (Cloud(x, weight=torch.softmax(-((x[:, 0] - mean) ** 2) / 2, 0)) for mean in (m, 0.0))
-    info = fit(potential(epsilon=0.02, tolerance=1e-4), p, q)
-    assert info["divergence"] == pytest.approx(huber(m, 1.0, 1.0), rel=0.01)
+    fitted = potential(epsilon=0.005, tolerance=1e-3, debias=debias)
+    info, exact = fit(fitted, p, q), huber(m, 1.0, 1.0)
+    if debias:
+        assert info["divergence"] == pytest.approx(exact, rel=0.015)
+        return
+    below = float(fitted.divergence.objective(fitted.phi(p), fitted.phi(q), p, q))
+    assert 0.99 * exact <= below <= exact * (1 + 1e-4)
+    assert exact * (1 - 1e-4) <= transport(fitted, p, q, costs(p, q)) <= 1.01 * exact
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,10 +181,13 @@ def test_slow_particles_see_w1(name):
     """D/L → W1 as L → 0, from below."""
     p, q, lipschitz = weighted(30, 2, "p", 2.0), weighted(40, 2, "q"), 1e-3
     w1 = ot.emd2(p.mass.numpy(), q.mass.numpy(), costs(p, q))
-    fitted = potential(make("divergence", name, DIVERGENCES), lipschitz, epsilon=0.005 * lipschitz, tolerance=1e-2)
-    assert fit(fitted, p, q)["divergence"] / lipschitz == pytest.approx(w1, rel=0.01)
+    fitted = potential(
+        make("divergence", name, DIVERGENCES), lipschitz, epsilon=0.005 * lipschitz, debias=False, tolerance=1e-2
+    )
+    info = fit(fitted, p, q)
     below = float(fitted.divergence.objective(fitted.phi(p), fitted.phi(q), p, q))
-    assert below <= 2 * lipschitz * w1  # φ of the debiased problem may be twice as steep
+    assert 0.99 * w1 <= below / lipschitz <= w1
+    assert info["divergence"] / lipschitz == pytest.approx(w1, rel=0.02)
 
 
 @BOTH
@@ -198,16 +208,16 @@ def test_fast_particles_see_the_f_divergence(divergence, epsilon, debias):
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_clouds_have_no_divergence_and_no_force(name, epsilon):
     q = weighted(60, 2, "q")
-    fitted = potential(make("divergence", name, DIVERGENCES), epsilon=epsilon, tolerance=1e-18, max_iterations=50)
+    fitted = potential(make("divergence", name, DIVERGENCES), epsilon=epsilon, tolerance=1e-18, max_iterations=500)
     assert abs(fit(fitted, q, q)["divergence"]) < 1e-9
-    assert float(fitted.grad(q).norm(dim=1).max()) < 1e-6
+    assert float(fitted.grad(q).norm(dim=1).max()) < (1e-4 if name == "w1" else 1e-5)
 
 
 @given(
     m=st.integers(1, 12), n=st.integers(1, 12), seed=st.integers(0, 999), epsilon=st.sampled_from([0.03, 0.3, 3.0]),
     name=st.sampled_from(NAMES), lipschitz=st.sampled_from([0.5, 3.0]), debias=st.booleans(),
 )  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_laws_of_small_clouds(m, n, seed, epsilon, name, lipschitz, debias):
     """0 ≤ D, with equality at P = Q alone; ‖∇φ‖ ≤ L at every place, 2L if debiased."""
     random = np.random.default_rng(seed)
@@ -243,9 +253,13 @@ def test_huber_value_is_a_proximal_step():
     moved = torch.clamp(radius / way.norm(dim=1, keepdim=True), max=1) * way
     kept = mass > 1e-12
     end = Cloud((p.x[:, None] + moved.view(8, 10, 2)).flatten(0, 1)[kept], weight=mass[kept] / mass[kept].sum())
-    rest = potential(KL(), lipschitz, epsilon=2e-3, debias=False, tolerance=1e-3)
-    value = fit(rest, end, q)["divergence"] + lipschitz / (2 * radius) * float(mass @ moved.square().sum(1))
-    assert value == pytest.approx(semi_relaxed("kl", cost), rel=0.01)
+    rest = potential(KL(), lipschitz, epsilon=0.01, debias=False, tolerance=1e-3)
+    fit(rest, end, q)
+    kinetic = lipschitz / (2 * radius) * float(mass @ moved.square().sum(1))
+    exact = semi_relaxed("kl", cost)
+    below = float(KL().objective(rest.phi(end), rest.phi(q), end, q))
+    assert 0.99 * exact <= kinetic + below
+    assert kinetic + transport(rest, end, q, costs(end, q, lipschitz)) <= 1.01 * exact
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -305,7 +319,7 @@ def test_gradient_is_the_derivative_of_the_value(name, debias):
     gradient, way = fitted.grad(p), normal(13, 2, "way")
     ahead, back = (fit(fitted, p.at(p.x + sign * step * way), q)["divergence"] for sign in (1, -1))
     slope = float(p.mean((gradient * way).sum(1)))
-    assert (ahead - back) / (2 * step) == pytest.approx(slope, rel=1e-5)
+    assert (ahead - back) / (2 * step) == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
 # Gap and starts
@@ -340,6 +354,18 @@ def test_warm_fit_is_one_iteration(name, debias):
     first, second = fit(fitted, p, q), fit(fitted, p, q)
     assert second["iterations"] == 1
     assert second["divergence"] == pytest.approx(first["divergence"], abs=1e-7)
+
+
+def test_particles_on_the_data_are_no_obstacle():
+    """Sixty small problems in which most particles lie on atoms of the target: the plain iteration takes at most 5000."""
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        m, n = sorted(random.integers(2, 11, 2))
+        atoms = random.normal(size=(n, 2))
+        x = atoms[random.integers(n, size=m)] + random.normal(size=(m, 2)) * (random.random((m, 1)) < 0.4)
+        fitted = TransportPotential(KL(), 1.5, epsilon=10 ** random.uniform(-3, -2), max_iterations=5000)
+        info = fit(fitted, Cloud(torch.from_numpy(x)), Cloud(torch.from_numpy(atoms)))
+        assert info["gap"] <= 1e-3 * info["epsilon"], (seed, info)
 
 
 @BOTH
@@ -467,7 +493,7 @@ def test_flow_arrives(law, divergence, n, scale, near):
         energies.append(float(info["kinetic_energy"]))
     assert w2(state.cloud, target) < near
     assert w2(state.cloud, fresh) < 1.1 * w2(target, fresh)
-    assert np.mean(energies[-20:]) < 1e-3 * energies[0]
+    assert np.mean(energies[-20:]) < 3e-3 * energies[0]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,19 +38,19 @@ def figure(run: Run) -> Figure:
 
     canvas = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = np.asarray(canvas.subfigures(1, 2, width_ratios=(1.15, 1)))
-    _clouds(run, left.subplots())
+    draw_clouds(run, left.subplots())
     _curves(run, right.subplots(3, 1, sharex=True))
     spec = run.spec
-    bound = "no bound" if spec["constraint"] == "none" else f"L = {spec['lipschitz']:g}"
     canvas.suptitle(
-        f"{_short(spec['source'])} → {_short(spec['target'])}: {spec['divergence']}, {bound}, "
+        f"{_short(spec['source'])} → {_short(spec['target'])}: {_method(spec)}, "
         f"{int(run.steps[-1])} steps of {spec['step_size']:g}",
         fontsize=11,
     )
     return canvas
 
 
-def _clouds(run: Run, ax: Axes) -> None:
+def draw_clouds(run: Run, ax: Axes, legend: bool = True) -> None:
+    """Source, target, end and some trajectories in one panel."""
     own = run.trajectory.shape[1] - run.carried
     project, names = _projection(run)
     shown, last = _spread(own, POINTS), float(run.times[-1]) or 1.0
@@ -75,10 +75,25 @@ def _clouds(run: Run, ax: Axes) -> None:
     if run.target.shape[1] > 1:
         flat = run.target.shape[1] == 2
         ax.set_aspect(run.units[0] / run.units[1] if flat else "equal", adjustable="datalim")  # equal in flow units
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, markerscale=1.8, handletextpad=0.2
-    )
+    if legend:
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, markerscale=1.8, handletextpad=0.2
+        )
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _method(spec: dict[str, Any]) -> str:
+    """What particles descended, in a few words."""
+    flow = spec.get("flow", "lipschitz")
+    bound = "no bound" if spec["constraint"] == "none" and flow == "lipschitz" else f"L = {spec['lipschitz']:g}"
+    return {
+        "lipschitz": f"{spec['divergence']}, {bound}",
+        "transport": f"transport, {spec['divergence']}, {bound}",
+        "w2": f"W2 loss, {spec.get('solver')}",
+        "mmd": f"MMD, {spec.get('kernel')}",
+        "kale": f"KALE, {spec.get('kernel')}",
+        "kernel": f"{spec.get('kernel')} kernel, {spec['divergence']}, {bound}",
+    }[flow]
 
 
 def _curves(run: Run, axes: np.ndarray) -> None:

@@ -1,0 +1,110 @@
+"""What a command says when a run has ended, and while it goes on."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def close(
+    folder: Path, simulation: Any, state: Any, row: dict[str, float], *, figure: bool, quiet: bool, as_json: bool
+) -> None:
+    from particles.keys import Key
+    from particles.metrics.summary import summarise
+    from particles.run.files import replacing
+
+    clouds = state.cloud.active, simulation.target, simulation.holdout
+    bound = _bound(simulation.spec)
+    key = Key.of(simulation.spec.seed).fold("summary")
+    found = {
+        "run": str(folder),
+        "step": state.k,
+        "time": state.t,
+        "particles": len(clouds[0]),
+        "lipschitz": bound if math.isfinite(bound) else None,
+        "max_gradient": row.get("max_gradient"),
+        "divergence": row.get("divergence"),
+        "kinetic_energy": row.get("kinetic_energy"),
+        "flow_units": summarise(*clouds, key),
+    }
+    unit = simulation.schema.unit
+    if (unit != 1).any() and math.isfinite(bound):
+        found["lipschitz_data_units"] = sorted({bound / float(unit.max()), bound / float(unit.min())})
+    if (unit != 1).any():
+        particles, target, *held = (_in_data_units(simulation.schema, c) for c in clouds if c is not None)
+        found["data_units"] = summarise(particles, target, held[0] if held else None, key)
+    with replacing(folder / "summary.json") as draft:
+        draft.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    if figure:
+        from particles.plot.figure import figure as draw
+        from particles.run.reader import Run
+
+        with replacing(folder / "figure.png") as draft:
+            draw(Run.open(folder)).savefig(draft, format="png", dpi=130)
+    if as_json:
+        click.echo(json.dumps(found))
+    elif not quiet:
+        click.echo(_table(found))
+
+
+def _bound(spec: Any) -> float:
+    """The bound on a discriminator's slope; infinite where there is none."""
+    bounded = {"lipschitz": spec.constraint != "none", "transport": True, "kernel": True}
+    return float(spec.lipschitz) if bounded.get(spec.flow, False) else math.inf
+
+
+def _in_data_units(schema: Any, cloud: Any) -> Any:
+    import torch
+
+    return cloud.at(torch.as_tensor(schema.points(cloud.x.double())))
+
+
+def _table(found: dict[str, Any]) -> str:
+    flow, data = found["flow_units"], found.get("data_units")
+    lines = [f"{found['run']}: step {found['step']}, time {found['time']:g}, {found['particles']} particles"]
+    bound = "unbounded" if found["lipschitz"] is None else f"{found['lipschitz']:g} / flow unit"
+    if "lipschitz_data_units" in found:
+        bound += " = " + " to ".join(f"{value:.3g}" for value in found["lipschitz_data_units"]) + " / data unit"
+    realised = "" if found["max_gradient"] is None else f"; largest slope at a particle {found['max_gradient']:.3g}"
+    lines += [f"lipschitz L = {bound}{realised}"]
+    if found["divergence"] is not None:
+        lines += [f"divergence {found['divergence']:.4g}, kinetic energy {found['kinetic_energy']:.3g}"]
+    names = {
+        "w2_target": "W2 to the target",
+        "w2_holdout": "W2 to held-out target",
+        "w2_floor": "  the target's own",
+        "energy_target": "energy distance to the target",
+        "energy_holdout": "energy distance to held-out target",
+        "energy_floor": "  the target's own",
+        "nearest_ratio": "nearest-neighbour ratio (1 as fresh data, 0 copies)",
+    }
+    lines += [f"{'':<52}{'flow units':>12}" + ("" if data is None else f"{'data units':>12}")]
+    lines += [
+        f"{text:<52}{flow[name]:>12.4g}" + ("" if data is None else f"{data[name]:>12.4g}")
+        for name, text in names.items()
+        if name in flow
+    ]
+    return "\n".join(lines)
+
+
+class Progress:
+    """A bar on standard error: step, divergence, kinetic energy, time left; nothing where that is no terminal."""
+
+    def __init__(self, steps: int, quiet: bool):
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=steps, disable=True if quiet else None, unit="step", dynamic_ncols=True, file=sys.stderr)
+
+    def __call__(self, k: int, row: dict[str, float]) -> None:
+        self.bar.n = k
+        shown = {name: row[name] for name in ("divergence", "kinetic_energy") if name in row}
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items() if math.isfinite(value)})
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

@@ -1,0 +1,227 @@
+"""The options that name everything in a specification, for all commands that make runs."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from particles.names import (
+    ACTIVATIONS,
+    BACKENDS,
+    CONSTRAINTS,
+    DIVERGENCES,
+    DTYPES,
+    FLOWS,
+    KERNELS,
+    PERSISTENT,
+    REAL,
+    SCALES,
+    SOLVERS,
+    SOURCES,
+    STEPPERS,
+    TOYS,
+)
+from particles.specification import Specification
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Specification)}
+
+
+def _widths(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of widths such as 64,64,64") from None
+
+
+def _option(*names: str, unit: str = "", **settings: Any) -> Any:
+    """An option of the specification, with its default there and its help saying which it is."""
+    field = names[-1].lstrip("-").replace("-", "_") if names[-1].startswith("-") else names[-1]
+    default = DEFAULTS[field]
+    settings.setdefault("show_default", default is not None)
+    return click.option(*names, default=None if default is dataclasses.MISSING else default, **settings)
+
+
+def _names(names: Any) -> str:
+    return ", ".join(names)
+
+
+OPTIONS = [
+    click.option(
+        "--target",
+        metavar="FILE|NAME",
+        help=f"What particles flow to: a CSV, Parquet, npy or npz file, or {_names(TOYS)}, {_names(REAL)}.",
+    ),
+    _option(
+        "--source", metavar="FILE|NAME", help=f"Where they start: {_names(SOURCES)}, a file, or the name of a target."
+    ),
+    _option(
+        "-n",
+        "--particles",
+        type=int,
+        help="Number of particles.  [default: as many as target rows; all rows of a source file]",
+    ),
+    _option(
+        "--carried", type=int, help="Number of further particles that ride along and influence nothing (carried.csv)."
+    ),
+    _option("--target-size", type=int, help="Number of points drawn from a toy target."),
+    _option(
+        "--holdout",
+        type=float,
+        help="Share of target rows that the flow never sees, to measure on; 1 and above: number of rows.",
+    ),
+    _option(
+        "--label",
+        metavar="COLUMN",
+        help="Column of classes: one discriminator output per class, and particles of all classes.",
+    ),
+    _option(
+        "--header/--no-header", "header", help="Whether a CSV's first line names the columns.  [default: found out]"
+    ),
+    _option(
+        "--scale",
+        metavar="NAME",
+        help=f"{_names(SCALES)}: columns to deviation 1, one factor for all, or as they are; undone on output.  [default: none for toys, else standard]",
+    ),
+    _option("--source-mean", type=float, help="Mean of each source coordinate, in flow units."),
+    _option(
+        "--source-std",
+        type=float,
+        help="Deviation of each source coordinate, in flow units.  [default: 1; for bootstrap, the jitter, 0.1]",
+    ),
+    _option(
+        "--flow",
+        metavar="NAME",
+        help=f"What particles descend: {_names(FLOWS)}. The first trains a discriminator, transport solves for it, the last bounds it in a kernel's space.",
+    ),
+    _option("--solver", metavar="NAME", help=f"Of the flow w2: {_names(SOLVERS)}.  [default: exact]"),
+    _option(
+        "--divergence", metavar="NAME", help=f"{_names(DIVERGENCES)}; of the flows lipschitz, transport and kernel."
+    ),
+    _option("--alpha", type=float, help="Order of the alpha divergence, above 1."),
+    _option(
+        "-L",
+        "--lipschitz",
+        type=float,
+        help="Bound L on the slope of the discriminator, in 1 / flow units; with spectral norms also the top speed.",
+    ),
+    _option("--constraint", metavar="NAME", help=f"How it is kept: {_names(CONSTRAINTS)}."),
+    _option("--penalty", type=float, help="Weight of the gradient penalty, for --constraint penalty."),
+    click.option(
+        "--network",
+        default=",".join(map(str, DEFAULTS["network"])),
+        callback=_widths,
+        metavar="WIDTHS",
+        show_default=True,
+        help="Widths of the discriminator's hidden layers.",
+    ),
+    _option("--activation", metavar="NAME", help=f"{_names(ACTIVATIONS)}."),
+    _option("--learning-rate", type=float, help="Step of the discriminator's optimiser, Adam."),
+    _option("--momentum", type=float, help="Memory of that optimiser, from 0 to 1; with it particles overshoot."),
+    _option("--inner-steps", type=int, help="Number of discriminator steps per fit."),
+    _option(
+        "--tolerance",
+        type=float,
+        help="Go on fitting until --inner-steps steps gain less than this, in units of the divergence.",
+    ),
+    _option("--batch-size", type=int, help="Number of points of each cloud in a discriminator step.  [default: all]"),
+    _option("--chunk-size", type=int, help="Number of points evaluated at once; bounds memory."),
+    _option(
+        "--epsilon",
+        type=float,
+        help="Entropic regularisation. transport: in units of the divergence  [default: 0.1 L]; w2: in (flow units)²  [default: 0.0025 × the target's mean squared radius].",
+    ),
+    _option(
+        "--epsilon-start",
+        type=float,
+        help="The first one of transport; inf for the scale of the whole problem, 0 for --epsilon.",
+    ),
+    _option("--halving", type=float, help="Number of fits after which it is halved, until it is --epsilon."),
+    _option(
+        "--debias/--no-debias",
+        "debias",
+        help="Whether transport subtracts the blur of --epsilon; half the time without.",
+    ),
+    _option(
+        "--radius",
+        type=float,
+        help="Distance below which the cost of transport is quadratic, so that particles come to rest; 0 never.  [default: step size × L]",
+    ),
+    _option(
+        "--kernel",
+        metavar="NAME",
+        help=f"Of mmd, kale and kernel: {_names(KERNELS)}.  [default: riesz for mmd, else gaussian]",
+    ),
+    _option("--bandwidth", type=float, help="Its length, in flow units.  [default: median distance in the target]"),
+    _option("--exponent", type=float, help="Exponent of the kernel riesz, between 0 and 2; 1 is the energy distance."),
+    _option("--regularisation", type=float, help="The λ of kale: KL for small ones, MMD for large ones."),
+    _option(
+        "--noise", type=float, help="Take gradients at points moved by noise of this deviation at first, in flow units."
+    ),
+    _option("--noise-halving", type=float, help="Time after which the noise is halved, and so on; inf keeps it."),
+    _option("--persistent", metavar="NAME", help=f"What is kept for --persistency steps: {_names(PERSISTENT)}."),
+    _option("--persistency", type=int, help="Number of steps per fit, or per minibatch of particles."),
+    _option("--minibatch", type=int, help="Number of particles moved at a time, for --persistent minibatch."),
+    _option("--backend", metavar="NAME", help=f"Sums over all pairs: {_names(BACKENDS)}."),
+    _option("--stepper", metavar="NAME", help=f"Time integrator: {_names(STEPPERS)}."),
+    _option(
+        "--step-size",
+        type=float,
+        help="Time of a step; with spectral norms a particle moves at most step size × L.  [default: 0.5; w2 and kale 0.1; mmd 1]",
+    ),
+    _option(
+        "--decay",
+        type=float,
+        help="Number of steps K after which the step size is halved: it is step size / (1 + k/K) at step k; inf keeps it.",
+    ),
+    _option("--steps", type=int, help="Number of the last step."),
+    _option(
+        "--stop-energy",
+        type=float,
+        help="End early when the kinetic energy stays below this, in (flow units / time)²; 0 never.",
+    ),
+    _option("--patience", type=int, help="... for this many logged steps."),
+    _option("--seed", type=int, help="Source of all randomness: same seed, same machine, same bits."),
+    _option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N."),
+    _option("--dtype", metavar="NAME", help=f"{_names(DTYPES)}."),
+    _option("--log-every", type=int, help="Number of steps from row to row of series.csv.  [default: steps / 100]"),
+    _option(
+        "--snapshot-every",
+        type=int,
+        help="Number of steps from snapshot to snapshot of trajectory.npy, a multiple of --log-every.  [default: log every]",
+    ),
+    _option(
+        "--metric-every",
+        type=int,
+        help="Number of steps from one measurement of W2 to the next, a multiple of --log-every.  [default: 5 × log every]",
+    ),
+    _option("--checkpoint-every", type=int, help="Number of steps from checkpoint to checkpoint."),
+    _option("--metric-size", type=int, help="Largest number of points that W2 is measured on along the way."),
+]
+
+
+def specification(*without: str) -> Callable[[Any], Any]:
+    """A decorator that gives a command the options of a specification, but for some, in their order."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(OPTIONS):
+            function = option(function)
+        function.__click_params__ = [param for param in function.__click_params__ if param.name not in without]
+        return function
+
+    return decorate
+
+
+def usage(error: Exception) -> click.UsageError:
+    """The error as one sentence, with options spelt as on the command line."""
+    return click.UsageError(spelt(str(error)))
+
+
+def spelt(text: str) -> str:
+    for name in DEFAULTS:
+        if "_" in name or text.startswith((f"{name} ", f"unknown {name} ")):
+            text = re.sub(
+                rf"(?<![\w./-]){name}(?![\w./-])", f"--{name.replace('_', '-')}", text, count=0 if "_" in name else 1
+            )
+    return text

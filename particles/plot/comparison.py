@@ -1,0 +1,40 @@
+"""Several flows side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from particles.plot.figure import draw_clouds
+from particles.run.reader import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def comparison(runs: Mapping[str, Run], captions: Mapping[str, str] | None = None) -> Figure:
+    """One panel per run, on the same axes: source, target, end, and some trajectories.
+
+    Arguments:
+        runs: The runs by their names, all with the same target.
+        captions: A second line for a panel's title.
+
+    Returns:
+        A figure, not shown and not saved.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(len(runs), 3)
+    rows = -(-len(runs) // columns)
+    canvas = Figure(figsize=(4 * columns, 4 * rows + 0.4), layout="constrained")
+    axes = np.atleast_1d(canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+    for ax, (name, run) in zip(axes, runs.items()):
+        draw_clouds(run, ax, legend=False)
+        ax.set_title("\n".join(filter(None, (name, (captions or {}).get(name)))), fontsize=10)
+    for ax in axes[len(runs) :]:
+        ax.set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, markerscale=1.8)
+    return canvas
