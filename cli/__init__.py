@@ -15,7 +15,8 @@ os.environ.setdefault("KEOPS_VERBOSE", "0")  # its chatter would go to standard 
 os.environ.setdefault("PYKEOPS_VERBOSE", "0")
 
 COMMANDS = {
-    "simulate": "Move particles along a Lipschitz-regularised gradient flow onto a data set.",
+    "simulate": "Move particles along a gradient flow onto a data set.",
+    "compare": "Run several flows from the same source to the same target, and measure them in one table.",
     "info": "Print versions, devices, the state of KeOps, and all names that can be chosen.",
 }
 

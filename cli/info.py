@@ -64,9 +64,13 @@ def _names() -> dict[str, Any]:
     return {
         "targets": [*names.TOYS, *names.REAL],
         "sources": [*names.SOURCES, *names.TOYS, *names.REAL],
+        "flows": list(names.FLOWS),
+        "solvers": list(names.SOLVERS),
         "divergences": list(names.DIVERGENCES),
+        "kernels": list(names.KERNELS),
         "steppers": list(names.STEPPERS),
         "activations": list(names.ACTIVATIONS),
         "constraints": list(names.CONSTRAINTS),
         "scales": list(names.SCALES),
+        "backends": list(names.BACKENDS),
     }

@@ -130,7 +130,7 @@ OPTIONS = [
     _option(
         "--epsilon",
         type=float,
-        help="Entropic regularisation. transport: in units of the divergence  [default: 0.1 L]; w2: in (flow units)²  [default: 0.0025 × the target's mean squared radius].",
+        help="Entropic regularisation. transport: in units of the divergence  [default: 0.03 L × the target's rms radius]; w2: in (flow units)²  [default: (0.05 × that radius)²].",
     ),
     _option(
         "--epsilon-start",

@@ -90,18 +90,19 @@ def _resumed(ctx: click.Context, folder: Path, steps: int) -> Specification:
         raise usage(error) from None
 
 
-def check_empty(folder: Path, overwrite: bool) -> None:
+def check_empty(folder: Path, overwrite: bool, runs: tuple[str, ...] = (".",)) -> None:
+    """Refuses a folder with something in it, but for one to be overwritten with a run in one of its folders ``runs``."""
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--output {folder} is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise click.UsageError(
-                f"{folder} is not empty; go on with it (--resume {folder}), replace it (--overwrite), or name another --output"
-            )
-        if not (folder / "spec.toml").exists():
-            raise click.UsageError(
-                f"{folder} is not empty and not a run (it has no spec.toml), so it is not overwritten; name another --output"
-            )
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        resume = f"go on with it (--resume {folder}), " if runs == (".",) else ""
+        raise click.UsageError(f"{folder} is not empty; {resume}replace it (--overwrite), or name another --output")
+    if not any((folder / run / "spec.toml").exists() for run in runs):
+        raise click.UsageError(
+            f"{folder} is not empty and not a run (it has no spec.toml), so it is not overwritten; name another --output"
+        )
 
 
 def _run(
@@ -120,7 +121,7 @@ def _run(
     try:
         simulation = build(spec)
         if overwrite:
-            _check_apart(folder, simulation.spec)
+            check_apart(folder, simulation.spec)
             clear(folder)
         bar = Progress(spec.steps, quiet)
         store = simulation.store(folder, bar)
@@ -144,7 +145,7 @@ def _run(
     close(folder, simulation, state, store.rows[-1], figure=figure, quiet=quiet, as_json=as_json)
 
 
-def _check_apart(folder: Path, spec: Specification) -> None:
+def check_apart(folder: Path, spec: Specification) -> None:
     """Refuses to overwrite a run with one that reads from it."""
     for name in ("target", "source"):
         path = Path(getattr(spec, name))

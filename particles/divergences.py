@@ -111,11 +111,6 @@ class _Bracketed(Divergence):
                 break
         return (target + epsilon * u).to(s.dtype)
 
-    def _below(self, s: Tensor, epsilon: float, edge: float) -> Tensor:
-        """The start for a concave function, where the domain of the conjugate ends at ``edge``."""
-        left = self.conjugate_derivative(-s.clamp(min=0)).log()
-        return torch.where(s > 0, left, ((-s - edge) / epsilon).clamp(min=0))
-
     def nu(self, values: Tensor, q: Cloud) -> Tensor:
         top = values.detach().max()
         return top - self._drop(values, top, q).to(values.dtype)
@@ -205,7 +200,7 @@ class ReverseKL(_Bracketed):
         return -torch.expm1(-u), torch.exp(-u)
 
     def _beside(self, s: Tensor, epsilon: float) -> Tensor:
-        return self._below(s, epsilon, 1.0)
+        return torch.where(s > 0, -torch.log1p(s.clamp(min=0)), ((-s - 1) / epsilon).clamp(min=0))
 
     def conjugate(self, t: Tensor) -> Tensor:
         return -torch.log1p(-t)
@@ -234,7 +229,8 @@ class JensenShannon(_Bracketed):
         return torch.nn.functional.logsigmoid(u) + math.log(2), torch.sigmoid(-u)
 
     def _beside(self, s: Tensor, epsilon: float) -> Tensor:
-        return self._below(s, epsilon, math.log(2))
+        c = s.clamp(min=0)
+        return torch.where(s > 0, -c - torch.log(2 - torch.exp(-c)), ((-s - math.log(2)) / epsilon).clamp(min=0))
 
     def conjugate(self, t: Tensor) -> Tensor:
         return -torch.log1p(-torch.expm1(t))

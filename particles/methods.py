@@ -21,19 +21,22 @@ if TYPE_CHECKING:
     from particles.processes import Evolve
 
 STEP_SIZES = {"lipschitz": 0.5, "transport": 0.5, "w2": 0.1, "mmd": 1.0, "kale": 0.1, "kernel": 0.5}
-BLUR = 0.05
-"""The default blur of a W2 potential, in units of the target's root mean square distance from its mean."""
+BLUR = {"transport": 0.03, "w2": 0.05}
+"""The default blur, in units of the target's radius, its root mean square distance from its mean."""
 
 
 def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
     """The specification with the flow's own defaults found out."""
-    step_size = STEP_SIZES[spec.flow] if spec.step_size is None else spec.step_size
+    from particles.cloud import mean_square
+
     solver = ("exact" if spec.solver is None else spec.solver) if spec.flow == "w2" else spec.solver
     epsilon, radius, bandwidth = spec.epsilon, spec.radius, spec.bandwidth
+    size = float(mean_square(target, target)) ** 0.5 / 2**0.5 or 1.0
     if epsilon is None and spec.flow == "transport":
-        epsilon = 0.1 * spec.lipschitz
+        epsilon = BLUR["transport"] * size * spec.lipschitz
     if epsilon is None and spec.flow == "w2" and solver != "exact":
-        epsilon = BLUR**2 * float((target.x.double() - target.x.double().mean(0)).square().sum(1).mean()) or BLUR**2
+        epsilon = (BLUR["w2"] * size) ** 2
+    step_size = STEP_SIZES[spec.flow] if spec.step_size is None else spec.step_size
     if radius is None and spec.flow == "transport":
         radius = step_size * spec.lipschitz
     kernels = {"mmd": "riesz", "kale": "gaussian", "kernel": "gaussian"}

@@ -381,9 +381,19 @@ Result = TypeVar("Result")
 _broken: list[str] = []
 
 
+def choose_backend(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: If it is none of a backend.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
+    return name
+
+
 def _keops_is_chosen(backend: str, x: Tensor, y: Tensor) -> bool:
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
+    choose_backend(backend)
     if _broken:
         return False
     if backend == "auto":

@@ -58,8 +58,8 @@ class Specification:
         tolerance: The gain below which a fit ends, if it is not to be of ``inner_steps`` alone.
         batch_size: The number of points per ascent step and cloud; all by default.
         chunk_size: The number of points evaluated at once.
-        epsilon: The entropic regularisation: of ``transport`` in units of the divergence (by default 0.1 L), of ``w2`` in
-            length² (by default the square of a twentieth of the target's root mean square radius).
+        epsilon: The entropic regularisation: of ``transport`` in units of the divergence (by default L times 0.03 of the
+            target's root mean square radius), of ``w2`` in length² (the square of 0.05 of that radius).
         epsilon_start: The first one of ``transport``; ``inf`` for that of the whole problem's scale, 0 for ``epsilon``.
         halving: The number of fits after which it is halved, until it is ``epsilon``.
         debias: Whether the blur of ``epsilon`` is subtracted from a ``transport`` potential.

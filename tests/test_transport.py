@@ -370,7 +370,7 @@ def test_particles_on_the_data_are_no_obstacle():
 
 @BOTH
 @pytest.mark.parametrize("name", ["kl", "w1"])
-@pytest.mark.parametrize("coarse", [5, 50])
+@pytest.mark.parametrize("coarse", [10, 50])
 def test_cold_start_from_few_points_is_one_from_all(name, coarse, debias):
     p, q = Cloud(normal(500, 2, "p") + 2), cloud(450, 2, "q")
     few, all_ = (
@@ -510,7 +510,7 @@ def test_flow_arrives(law, divergence, n, scale, near):
         ({"halving": 0}, "halving must be positive"),
         ({"tolerance": -1e-3}, "tolerance must be positive"),
         ({"max_iterations": 0}, "max_iterations must be at least 1"),
-        ({"coarse": 0}, "coarse must be at least 1"),
+        ({"coarse": 0}, "coarse must be at least 8"),
         ({"backend": "cuda"}, "unknown backend 'cuda'; choose from auto, tiled, keops"),
     ],
 )

@@ -31,7 +31,7 @@ def comparison(runs: Mapping[str, Run], captions: Mapping[str, str] | None = Non
     canvas = Figure(figsize=(4 * columns, 4 * rows + 0.4), layout="constrained")
     axes = np.atleast_1d(canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
     for ax, (name, run) in zip(axes, runs.items()):
-        draw_clouds(run, ax, legend=False)
+        draw_clouds(run, ax, alone=False)
         ax.set_title("\n".join(filter(None, (name, (captions or {}).get(name)))), fontsize=10)
     for ax in axes[len(runs) :]:
         ax.set_visible(False)

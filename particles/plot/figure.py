@@ -49,8 +49,8 @@ def figure(run: Run) -> Figure:
     return canvas
 
 
-def draw_clouds(run: Run, ax: Axes, legend: bool = True) -> None:
-    """Source, target, end and some trajectories in one panel."""
+def draw_clouds(run: Run, ax: Axes, alone: bool = True) -> None:
+    """Source, target, end and some trajectories in one panel, with a legend if it stands alone."""
     own = run.trajectory.shape[1] - run.carried
     project, names = _projection(run)
     shown, last = _spread(own, POINTS), float(run.times[-1]) or 1.0
@@ -74,8 +74,10 @@ def draw_clouds(run: Run, ax: Axes, legend: bool = True) -> None:
     ax.set_ylabel(names[1])
     if run.target.shape[1] > 1:
         flat = run.target.shape[1] == 2
-        ax.set_aspect(run.units[0] / run.units[1] if flat else "equal", adjustable="datalim")  # equal in flow units
-    if legend:
+        ax.set_aspect(
+            run.units[0] / run.units[1] if flat else "equal", adjustable="datalim" if alone else "box"
+        )  # in flow units
+    if alone:
         ax.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, markerscale=1.8, handletextpad=0.2
         )

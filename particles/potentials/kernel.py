@@ -23,7 +23,7 @@ from particles.cloud import Cloud
 from particles.divergences import KL, W1, Divergence
 from particles.kernels import Kernel
 from particles.keys import Key
-from particles.pairwise import kernel_gradient, kernel_product
+from particles.pairwise import choose_backend, kernel_gradient, kernel_product
 from particles.potentials.base import Info, NotFitted, Potential, restored
 
 EXACT = 2000
@@ -91,7 +91,7 @@ class KernelPotential(Potential):
         self.normalised = normalised
         self.tolerance = tolerance
         self.max_iterations = max_iterations
-        self.backend = backend
+        self.backend = choose_backend(backend)
         self.theta: Tensor | None = None
         self.price = penalty or 1.0
         self.fitted: tuple[Cloud, Cloud] | None = None

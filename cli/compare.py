@@ -1,0 +1,223 @@
+"""``particles compare``"""
+
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from particles.cli.closing import Progress
+from particles.cli.options import specification, spelt, usage
+from particles.cli.simulate import check_apart, check_empty
+
+from particles.names import FLOWS, choose
+from particles.specification import Specification
+
+COLUMNS = {
+    "w2_holdout": "W2 to held-out",
+    "w2_target": "W2 to target",
+    "sinkhorn": "Sinkhorn",
+    "energy_distance": "energy distance",
+    "path_length": "path length",
+    "straightness": "straightness",
+    "kinetic_energy": "kinetic energy",
+    "seconds": "seconds",
+}
+
+
+@click.command("compare")
+@click.option(
+    "--flows",
+    default="lipschitz,transport,w2,mmd",
+    show_default=True,
+    metavar="NAMES",
+    help=f"Flows to compare, with commas between: {', '.join(FLOWS)}.",
+)
+@specification("flow")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder of the runs.  [default: runs/compare-TARGET]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace the comparison in a folder that is not empty.")
+@click.option("--figure/--no-figure", default=True, show_default=True, help="Draw comparison.png.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars and no table.")
+@click.option(
+    "--json", "as_json", is_flag=True, envvar="PARTICLES_COMPARE_JSON", help="Print the table as a JSON list instead."
+)
+def command(
+    flows: str,
+    output: Path | None,
+    overwrite: bool,
+    figure: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run several flows from the same source to the same target, with the same seed and number of steps.
+
+    \b
+    Each flow has a run folder of its own in the output folder; beside them are comparison.csv, comparison.md and
+    comparison.png. Options that a flow does not know are not its concern; --step-size holds for all that are given it,
+    without it each has its own. Distances are those to the held-out part of the target where there is one, and the row
+    "target" is the target's own. All are in flow units; path length and straightness (path length over
+    displacement) are those of the snapshots (--snapshot-every). Examples:
+      particles compare --target moons --output runs/compare
+      particles compare --target data.csv --flows transport,w2,mmd --steps 200 -n 300
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    if options["target"] is None:
+        raise click.UsageError("name a target: --target FILE|NAME")
+    folder = output or Path("runs") / f"compare-{Path(options['target']).stem}"
+    try:
+        specs = _specifications(flows, options)
+    except ValueError as error:
+        raise usage(error) from None
+    check_empty(folder, overwrite, tuple(FLOWS))
+    try:
+        rows, diverged = _run(folder, specs, quiet=quiet, overwrite=overwrite)
+    except KeyboardInterrupt as error:
+        click.echo(f"Interrupted: the comparison in {folder} is not complete; repeat it with --overwrite", err=True)
+        sys.exit(128 + getattr(error, "signal", 2))
+    _write(folder, rows, figure=figure)
+    if as_json:
+        click.echo(json.dumps([{k: v if not _missing(v) else None for k, v in row.items()} for row in rows]))
+    elif not quiet:
+        click.echo(_markdown(rows))
+    if diverged:
+        sys.exit(3)
+
+
+def _specifications(flows: str, options: dict[str, Any]) -> dict[str, Specification]:
+    names = [choose("flow", name, FLOWS) for name in flows.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"flows needs different names with commas between, not {flows!r}")
+    return {
+        name: Specification(**options | {"flow": name, "solver": options["solver"] if name == "w2" else None})
+        for name in names
+    }
+
+
+def _run(
+    folder: Path, specs: dict[str, Specification], *, quiet: bool, overwrite: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of the table, and the flows that diverged."""
+    from particles.build import build
+    from particles.run.loop import Diverged, simulate
+    from particles.run.store import clear
+
+    try:
+        simulations = {name: build(spec) for name, spec in specs.items()}
+        if overwrite:
+            check_apart(folder, next(iter(simulations.values())).spec)
+            for name in FLOWS:
+                clear(folder / name)
+            for name in ("comparison.csv", "comparison.md", "comparison.png"):
+                (folder / name).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        stores = {name: simulation.store(folder / name) for name, simulation in simulations.items()}
+    except (ValueError, FileNotFoundError) as error:
+        raise usage(error) from None
+    except OSError as error:
+        raise click.UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
+    rows = [_floor(next(iter(simulations.values())))]
+    diverged = []
+    for name, simulation in simulations.items():
+        bar = Progress(simulation.spec.steps, quiet)
+        bar.bar.set_description(name)
+        stores[name].progress = bar
+        begun = time.perf_counter()
+        try:
+            with bar:  # no measurements on the way: their time is not the flow's
+                state = simulate(simulation.process, simulation.spec.steps, stores[name], (), simulation.at_rest)
+        except Diverged as error:
+            click.echo(f"{name} diverged: {spelt(str(error))} in {folder / name / 'diverged.csv'}.", err=True)
+            rows.append({"flow": name} | dict.fromkeys(COLUMNS, math.nan))
+            diverged.append(name)
+            continue
+        seconds = time.perf_counter() - begun
+        rows.append(_measured(name, simulation, state, folder / name) | {"seconds": seconds})
+    return rows, diverged
+
+
+def _measured(name: str, simulation: Any, state: Any, folder: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from particles.metrics.paths import path_length, straightness
+    from particles.run.reader import Run
+
+    run = Run.open(folder)
+    paths = np.asarray(run.trajectory[:, : run.trajectory.shape[1] - run.carried], dtype=float) / run.units
+    return {
+        "flow": name,
+        **_distances(state.cloud.active, simulation),
+        "path_length": path_length(paths),
+        "straightness": straightness(paths),
+        "kinetic_energy": float(run.series["kinetic_energy"].iloc[-1]) if state.k else math.nan,
+    }
+
+
+def _floor(simulation: Any) -> dict[str, Any]:
+    """What the target itself has to its held-out part."""
+    distances = _distances(simulation.target, simulation) | {"w2_target": 0.0}
+    return {"flow": "target"} | dict.fromkeys(COLUMNS, math.nan) | distances
+
+
+def _distances(cloud: Any, simulation: Any) -> dict[str, float]:
+    from particles.keys import Key
+    from particles.metrics.energy import energy_distance
+    from particles.metrics.transport import sinkhorn, w2
+
+    key, size = Key.of(simulation.spec.seed).fold("summary"), 2000
+    target = simulation.target.draw(size, key.fold("target"))
+    cloud = cloud.draw(size, key.fold("particles"))
+    held = simulation.holdout
+    reference = target if held is None else held.draw(size, key.fold("holdout"))
+    return {
+        "w2_holdout": math.nan if held is None else w2(cloud, reference),
+        "w2_target": w2(cloud, target),
+        "sinkhorn": sinkhorn(cloud, reference),
+        "energy_distance": energy_distance(cloud, reference),
+    }
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], *, figure: bool) -> None:
+    import pandas as pd
+
+    from particles.run.files import replacing
+
+    if figure:
+        from particles.plot.comparison import comparison
+        from particles.run.reader import Run
+
+        shown = [row for row in rows if (folder / str(row["flow"]) / "trajectory.npy").exists()]
+        key = "w2_target" if _missing(rows[0]["w2_holdout"]) else "w2_holdout"
+        captions = {row["flow"]: f"{COLUMNS[key]} {row[key]:.3g}" for row in shown if not _missing(row[key])}
+        with replacing(folder / "comparison.png") as draft:
+            runs = {row["flow"]: Run.open(folder / row["flow"]) for row in shown}
+            comparison(runs, captions).savefig(draft, format="png", dpi=130)
+    with replacing(folder / "comparison.md") as draft:
+        draft.write_text(_markdown(rows) + "\n", encoding="utf-8")
+    with replacing(folder / "comparison.csv") as draft:
+        pd.DataFrame(rows, columns=["flow", *COLUMNS]).to_csv(draft, index=False)
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    table = [["flow", *COLUMNS.values()]]
+    for row in rows:
+        table.append([row["flow"], *("" if _missing(row[name]) else f"{row[name]:.4g}" for name in COLUMNS)])
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    table.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
+        )
+        + " |"
+        for line in table
+    )
+
+
+def _missing(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
