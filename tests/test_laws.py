@@ -9,10 +9,32 @@ import torch
 
 from particles import Memory, Run, simulate
 from particles.build import build
-from particles.names import DIVERGENCES, SOURCES, STEPPERS, choose, find, make
+from particles.names import DIVERGENCES, FLOWS, KERNELS, SOURCES, STEPPERS, choose, find, make
 from particles.specification import Specification
 
 SMALL = {"target": "moons", "target_size": 40, "particles": 20, "network": (8, 8), "inner_steps": 2, "log_every": 2}
+
+
+FLOW_SETTINGS = {
+    "lipschitz": {"flow": "lipschitz"},
+    "transport": {"flow": "transport"},
+    "transport, all": {
+        "flow": "transport",
+        "radius": 0.0,
+        "debias": False,
+        "epsilon_start": 0.0,
+        "divergence": "alpha",
+    },
+    "w2": {"flow": "w2"},
+    "w2, sinkhorn": {"flow": "w2", "solver": "sinkhorn"},
+    "w2, neural": {"flow": "w2", "solver": "neural", "batch_size": 8},
+    "mmd": {"flow": "mmd"},
+    "mmd, noise": {"flow": "mmd", "kernel": "gaussian", "noise": 0.5, "noise_halving": 3.0},
+    "kale": {"flow": "kale"},
+    "kernel": {"flow": "kernel"},
+    "persistent potential": {"flow": "transport", "persistency": 4},
+    "persistent minibatch": {"flow": "w2", "persistent": "minibatch", "minibatch": 7, "persistency": 3},
+}
 
 
 def run(path, stop, **settings):
@@ -29,14 +51,18 @@ def contents(path):
 @pytest.mark.parametrize(("divergence", "stepper"), list(itertools.product(DIVERGENCES, STEPPERS)))
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_a_run_in_two_parts_is_the_run(tmp_path, divergence, stepper, batch_size):
+    in_two_parts(tmp_path, {"divergence": divergence, "stepper": stepper, "batch_size": batch_size})
+
+
+@pytest.mark.parametrize("stepper", list(STEPPERS))
+@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+def test_a_run_of_any_flow_in_two_parts_is_the_run(tmp_path, flow, stepper):
+    in_two_parts(tmp_path, flow | {"stepper": stepper})
+
+
+def in_two_parts(tmp_path, settings):
     """To 12 at once; and to 12 by way of a run that was cut off after step 7 with its checkpoint at 5."""
-    settings = {
-        "divergence": divergence,
-        "stepper": stepper,
-        "batch_size": batch_size,
-        "checkpoint_every": 5,
-        "carried": 3,
-    }
+    settings = settings | {"checkpoint_every": 5, "carried": 3}
     whole = run(tmp_path / "whole", 12, **settings)
 
     class Cut(Exception):
@@ -73,6 +99,52 @@ def test_speed_limit_and_same_bits(tmp_path, divergence, stepper):
     assert series["max_speed"].max() <= 0.3 * (1 + 1e-5)
     assert (series["kinetic_energy"].dropna() <= 0.3**2 / 2).all()
     assert series["kinetic_energy"].max() > 0
+
+
+def test_every_flow_is_under_the_laws():
+    assert {settings["flow"] for settings in FLOW_SETTINGS.values()} == set(FLOWS)
+
+
+@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+@pytest.mark.parametrize("label", [None, "target"])
+def test_any_flow_has_the_same_bits(flow, label):
+    """The same seed gives the same particles; they move; nothing with a bound is faster than it."""
+    settings = SMALL | {"target": "wine", "label": label, "particles": 30, "lipschitz": 0.3} | flow
+    ends, rows = [], []
+    for _ in range(2):
+        simulation, store = build(Specification(**settings)), Memory()
+        ends.append(simulate(simulation.process, 6, store).cloud)
+        rows.append(store.rows)
+    assert torch.equal(ends[0].x, ends[1].x)
+    assert rows[0] == rows[1]
+    assert torch.isfinite(ends[0].x).all()
+    assert float((ends[0].x - simulation.process.source.x).norm(dim=1).max()) > 1e-3
+    if flow["flow"] in ("lipschitz", "kernel") or not flow.get("debias", True):
+        assert max(row.get("max_gradient", 0) for row in rows[0]) <= 0.3 * (1 + 1e-5)
+    elif flow["flow"] == "transport":  # the difference of two such fields
+        assert max(row.get("max_gradient", 0) for row in rows[0]) <= 0.6 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+@pytest.mark.parametrize("label", [None, "target"])
+def test_carried_particles_influence_no_flow(flow, label):
+    settings = SMALL | {"target": "iris", "label": label} | flow
+    alone, among = (build(Specification(**settings | {"carried": carried})) for carried in (0, 7))
+    a, b = (simulate(simulation.process, 6).cloud for simulation in (alone, among))
+    assert len(b) == len(a) + 7
+    assert torch.equal(a.x, b.active.x)
+    assert float((b.riders.x - among.process.source.riders.x).norm(dim=1).min()) > 0
+
+
+@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+def test_carried_particles_go_where_particles_go_in_any_flow(flow):
+    if "noise" in flow or "minibatch" in flow:
+        pytest.skip("riders draw their own noise, and move with every minibatch")
+    simulation = build(Specification(**SMALL | flow))
+    source = simulation.process.source
+    simulation.process.source = source.join(source.take(slice(0, 4)))
+    end = simulate(simulation.process, 8).cloud
+    torch.testing.assert_close(end.riders.x, end.active.x[:4], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("stepper", list(STEPPERS))
@@ -165,7 +237,10 @@ def test_global_generators_are_left_alone():
     assert torch.equal(torch_before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("table", "what"), [(DIVERGENCES, "divergence"), (STEPPERS, "stepper"), (SOURCES, "source")])
+@pytest.mark.parametrize(
+    ("table", "what"),
+    [(DIVERGENCES, "divergence"), (STEPPERS, "stepper"), (SOURCES, "source"), (FLOWS, "flow"), (KERNELS, "kernel")],
+)
 def test_unknown_names_and_settings(table, what):
     first = next(iter(table))
     with pytest.raises(ValueError, match=f"unknown {what} '{first}x'; did you mean"):
@@ -189,6 +264,21 @@ def test_names_forgive_underscores_and_capitals():
         ({"particles": 1}, "particles must be at least 2"),
         ({"alpha": 1.0, "divergence": "alpha"}, "alpha must be above 1"),
         ({"divergence": "klx"}, "did you mean kl"),
+        ({"flow": "wasserstein"}, "unknown flow"),
+        ({"solver": "exact"}, "solver exact is one of the flow w2"),
+        ({"flow": "w2", "solver": "exakt"}, "did you mean exact"),
+        ({"flow": "transport", "epsilon": 0.0}, "epsilon must be positive"),
+        ({"flow": "transport", "epsilon": math.nan}, "epsilon must be positive"),
+        ({"flow": "transport", "radius": -1.0}, "radius must be at least 0"),
+        ({"flow": "mmd", "exponent": 2.0}, "exponent must be between 0 and 2"),
+        ({"flow": "kale", "kernel": "riesz"}, "positive definite"),
+        ({"flow": "kernel", "kernel": "laplacian"}, "no bounded slope"),
+        ({"flow": "kale", "regularisation": 0.0}, "regularisation must be positive"),
+        ({"minibatch": 5}, "belong together"),
+        ({"persistent": "minibatch"}, "belong together"),
+        ({"persistency": 0}, "persistency must be at least 1"),
+        ({"noise": -1.0}, "noise must be at least 0"),
+        ({"backend": "cuda"}, "unknown backend"),
         ({"log_every": 4, "snapshot_every": 6}, "multiple of log_every"),
     ],
 )
