@@ -168,7 +168,7 @@ OPTIONS = [
     _option(
         "--step-size",
         type=float,
-        help="Time of a step; with spectral norms a particle moves at most step size × L.  [default: 0.5; w2 and kale 0.1; mmd 1]",
+        help="Time of a step; with spectral norms a particle moves at most step size × L.  [default: 0.5; w2 0.1; kale 0.3; mmd: the target's rms radius, or half the squared bandwidth]",
     ),
     _option(
         "--decay",

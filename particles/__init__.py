@@ -24,16 +24,34 @@ if TYPE_CHECKING:
     from particles.divergences import ReverseKL as ReverseKL
     from particles.flows.base import Flow as Flow
     from particles.flows.gradient import GradientFlow as GradientFlow
+    from particles.flows.persistent import PersistentBatch as PersistentBatch
+    from particles.flows.persistent import PersistentPotential as PersistentPotential
+    from particles.kernels import Gaussian as Gaussian
+    from particles.kernels import InverseMultiquadric as InverseMultiquadric
+    from particles.kernels import Laplacian as Laplacian
+    from particles.kernels import Multiquadric as Multiquadric
+    from particles.kernels import Riesz as Riesz
     from particles.keys import Key as Key
     from particles.metrics.energy import energy_distance as energy_distance
     from particles.metrics.memorisation import nearest_ratio as nearest_ratio
+    from particles.metrics.paths import path_length as path_length
+    from particles.metrics.paths import straightness as straightness
     from particles.metrics.summary import summarise as summarise
     from particles.metrics.transport import sinkhorn as sinkhorn
     from particles.metrics.transport import w2 as w2
     from particles.networks.dense import DenseNetwork as DenseNetwork
+    from particles.plot.comparison import comparison as comparison
     from particles.plot.figure import figure as figure
     from particles.potentials.base import Potential as Potential
+    from particles.potentials.kantorovich import ExactKantorovich as ExactKantorovich
+    from particles.potentials.kantorovich import NeuralKantorovich as NeuralKantorovich
+    from particles.potentials.kantorovich import SinkhornKantorovich as SinkhornKantorovich
+    from particles.potentials.kernel import KernelPotential as KernelPotential
+    from particles.potentials.kernel import kale as kale
+    from particles.potentials.kernel import mmd as mmd
     from particles.potentials.neural import NeuralPotential as NeuralPotential
+    from particles.potentials.per_class import PerClass as PerClass
+    from particles.potentials.transport import TransportPotential as TransportPotential
     from particles.processes import Evolve as Evolve
     from particles.processes import State as State
     from particles.run.loop import Diverged as Diverged
@@ -58,6 +76,14 @@ _HOMES = {
     "divergences": ["Alpha", "Divergence", "JensenShannon", "KL", "ReverseKL", "W1"],
     "flows.base": ["Flow"],
     "flows.gradient": ["GradientFlow"],
+    "flows.persistent": ["PersistentBatch", "PersistentPotential"],
+    "kernels": ["Gaussian", "InverseMultiquadric", "Laplacian", "Multiquadric", "Riesz"],
+    "metrics.paths": ["path_length", "straightness"],
+    "plot.comparison": ["comparison"],
+    "potentials.kantorovich": ["ExactKantorovich", "NeuralKantorovich", "SinkhornKantorovich"],
+    "potentials.kernel": ["KernelPotential", "kale", "mmd"],
+    "potentials.per_class": ["PerClass"],
+    "potentials.transport": ["TransportPotential"],
     "keys": ["Key"],
     "metrics.energy": ["energy_distance"],
     "metrics.memorisation": ["nearest_ratio"],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from particles.potentials.base import Potential
     from particles.processes import Evolve
 
-STEP_SIZES = {"lipschitz": 0.5, "transport": 0.5, "w2": 0.1, "mmd": 1.0, "kale": 0.1, "kernel": 0.5}
+STEP_SIZES = {"lipschitz": 0.5, "transport": 0.5, "w2": 0.1, "kale": 0.3, "kernel": 0.5}
 BLUR = {"transport": 0.03, "w2": 0.05}
 """The default blur, in units of the target's radius, its root mean square distance from its mean."""
 
@@ -36,13 +36,15 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
         epsilon = BLUR["transport"] * size * spec.lipschitz
     if epsilon is None and spec.flow == "w2" and solver != "exact":
         epsilon = (BLUR["w2"] * size) ** 2
-    step_size = STEP_SIZES[spec.flow] if spec.step_size is None else spec.step_size
-    if radius is None and spec.flow == "transport":
-        radius = step_size * spec.lipschitz
+    step_size = STEP_SIZES.get(spec.flow) if spec.step_size is None else spec.step_size
     kernels = {"mmd": "riesz", "kale": "gaussian", "kernel": "gaussian"}
     chosen = spec.kernel or kernels.get(spec.flow)
     if bandwidth is None and spec.flow in kernels and chosen != "riesz":
         bandwidth = _median_distance(target, key.fold("bandwidth"))
+    if step_size is None:  # of mmd: the time in which its field moves particles by its own length
+        step_size = size ** (2 - spec.exponent) if bandwidth is None else bandwidth**2 / 2
+    if radius is None and spec.flow == "transport":
+        radius = step_size * spec.lipschitz
     return dataclasses.replace(
         spec, step_size=step_size, solver=solver, epsilon=epsilon, radius=radius, kernel=chosen, bandwidth=bandwidth
     )

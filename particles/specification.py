@@ -76,8 +76,8 @@ class Specification:
         minibatch: The number of particles in a persistent minibatch.
         backend: What sums over all pairs: ``auto``, ``tiled`` or ``keops``.
         stepper: The time integrator.
-        step_size: The first step, in units of time; by default 0.5 for ``lipschitz``, ``transport`` and ``kernel``, 0.1 for ``w2`` and
-            ``kale``, 1 for ``mmd``.
+        step_size: The first step, in units of time; by default 0.5 for ``lipschitz``, ``transport`` and ``kernel``, 0.1 for ``w2``, 0.3 for
+            ``kale``, and for ``mmd`` the target's root mean square radius (``riesz``) or half the squared bandwidth.
         decay: The number of steps after which the step size is halved.
         steps: The number of steps.
         stop_energy: The kinetic energy below which the run is at rest; 0 for never.

@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_library_examples_run(capsys):
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     names: dict = {}
     for block in BLOCKS:
         exec(block.replace("300)", "20)").replace("300,", "20,"), names)
@@ -37,9 +37,11 @@ def test_commands_run_one_after_the_other():
     """As they stand, but for fewer steps and smaller networks by environment variables."""
     block = re.search(r"## The command line\n+```\n(.*?)```", TEXT, flags=re.DOTALL).group(1)
     small = {"STEPS": "6", "NETWORK": "8,8", "TARGET_SIZE": "60", "FIGURE": "0"}
-    environment = {f"PARTICLES_SIMULATE_{name}": value for name, value in small.items()}
+    environment = {
+        f"PARTICLES_{command}_{name}": value for command in ("SIMULATE", "COMPARE") for name, value in small.items()
+    }
     commands = [line.partition("#")[0].partition("|")[0].split() for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for words in commands:
         found = CliRunner().invoke(main, words[1:], env=environment, auto_envvar_prefix="PARTICLES")
         assert found.exit_code == 0, (words, found.output)
@@ -49,9 +51,11 @@ def test_commands_run_one_after_the_other():
 
 
 def test_options_that_are_named_exist():
-    from particles.cli.simulate import command
+    from particles.cli import compare, simulate
 
-    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    commands = (simulate.command, compare.command)
+    parameters = [parameter for command in commands for parameter in command.params]
+    options = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
     usage, _, _ = TEXT.partition("## What was measured")  # the examples have options of their own
     for name in set(re.findall(r"(?<![\w-])(--[a-z][a-z-]*)", usage)):
         assert name in options | {"--help"}, name
