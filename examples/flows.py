@@ -32,7 +32,9 @@ FLOWS: dict[str, dict[str, Any]] = {
         "noise": 2.0, "noise_halving": 800.0, "steps": 2000,
     },
     "kale": {"flow": "kale", "bandwidth": 2.0, "regularisation": 0.01, "step_size": 0.5, "steps": 500},
-    "kernel": {"flow": "kernel", "kernel": "inverse-multiquadric", "bandwidth": 4.0, "step_size": 1.0, "steps": 500},
+    "kernel": {
+        "flow": "kernel", "kernel": "inverse-multiquadric", "bandwidth": 4.0, "step_size": 1.0, "decay": 100.0, "steps": 600,
+    },
 }  # fmt: skip
 
 
