@@ -125,7 +125,7 @@ def w2(spec: Specification, target: Cloud, key: Key) -> Potential:
     assert spec.epsilon is not None
     epsilon = spec.epsilon
     if spec.solver == "sinkhorn":
-        return _per_class(target, lambda: SinkhornKantorovich(epsilon))
+        return _per_class(target, lambda: SinkhornKantorovich(epsilon, backend=spec.backend))
     psi, phi = (_network(spec, target, key.fold("network", side), math.inf, least=1) for side in ("psi", "phi"))
     return NeuralKantorovich(
         psi,

@@ -22,7 +22,8 @@ from particles.plot.comparison import comparison
 
 FLOWS = ["lipschitz", "transport", "w2", "mmd", "kale", "kernel"]
 COLUMNS = [
-    "flow", "w2_holdout", "w2_target", "sinkhorn", "energy_distance", "path_length", "straightness", "kinetic_energy", "seconds",
+    "flow", "w2_holdout", "w2_target", "sinkhorn", "energy_distance", "path_length", "straightness", "kinetic_energy",
+    "seconds",
 ]  # fmt: skip
 TINY = ["--target-size", 40, "--steps", 6, "--network", "8,8"]
 
@@ -305,7 +306,7 @@ def test_interrupted_while_writing(monkeypatch):
 
 
 @pytest.mark.parametrize("target", ["moons", "one.csv", "ten.csv"])
-@pytest.mark.parametrize("flows", [["w2"], ["w2", "mmd"], ["kernel", "w2", "mmd", "kale"]], ids=len)
+@pytest.mark.parametrize("flows", [["w2"], ["kernel", "w2", "mmd", "kale"]], ids=len)
 def test_the_figure_has_a_panel_per_flow(target, flows):
     compare("--target", target, "--flows", ",".join(flows), figure=True)
     assert Path("out/comparison.png").read_bytes().startswith(b"\x89PNG")
@@ -334,7 +335,8 @@ def test_nothing_is_cut_off(flows, height):
     pd.DataFrame({"x": x.ravel(), "y": y.ravel()}).to_csv("grid.csv", index=False)
     names = FLOWS[-flows:]
     compare(
-        "--target", "grid.csv", "--source", "grid.csv", "-n", 40, "--scale", "global", "--flows", ",".join(names), "--steps", 1
+        "--target", "grid.csv", "--source", "grid.csv", "-n", 40, "--scale", "global", "--steps", 1,
+        "--flows", ",".join(names),
     )  # fmt: skip
     figure = comparison({flow: pt.Run.open(f"out/{flow}") for flow in names}, dict.fromkeys(names, "W2 0.123"))
     figure.dpi = 130

@@ -167,13 +167,13 @@ def test_a_rider_at_a_particles_place_goes_with_it():
     assert torch.equal(end.active.x, flowing(ExactKantorovich(), p, q, 0.2, 5).clouds[-1].x)
 
 
-@pytest.mark.xfail(strict=True, reason="particles at one place all take the partner of the last of them")
 def test_particles_at_one_place_part():
-    """Each to its own target point, or all to their mean: in both cases the mean goes to the mean."""
+    """Each to its own target point; other points there to the mean of these."""
     p, q = Cloud(torch.zeros(4, 1, dtype=DOUBLE)), Cloud(torch.tensor([[1.0], [2], [3], [10]], dtype=DOUBLE))
     potential = ExactKantorovich()
     fit(potential, p, q)
-    assert float(potential.grad(p).mean()) == pytest.approx(-4)
+    assert sorted(potential.grad(p)[:, 0].tolist()) == [-10, -3, -2, -1]
+    assert potential.grad(p.take(slice(0, 2)))[:, 0].tolist() == [-4, -4]
 
 
 def test_the_flow_descends_the_potential_on_its_own_side():
@@ -219,9 +219,9 @@ def test_exact_in_single_precision(far):
 def test_the_sinkhorn_divergence_tends_to_half_w2_squared(masses):
     p, q = clouds(40, 50, masses)
     exact = w2(p, q) ** 2 / 2
-    values = [fit(SinkhornKantorovich(epsilon, scaling=0.98), p, q)["divergence"] for epsilon in (1.0, 0.01, 1e-4)]
+    values = [fit(SinkhornKantorovich(epsilon, tolerance=1e-2), p, q)["divergence"] for epsilon in (1.0, 0.01, 1e-4)]
     errors = [abs(value / exact - 1) for value in values]
-    assert errors[2] < 3e-3  # geomloss anneals and does not iterate to convergence: 8e-3 at scaling = 0.9
+    assert errors[2] < 3e-3
     assert errors[1] < 0.02
     assert errors[2] < errors[1] < errors[0]
 
@@ -229,8 +229,8 @@ def test_the_sinkhorn_divergence_tends_to_half_w2_squared(masses):
 @pytest.mark.parametrize("epsilon", [0.001, 0.1])
 def test_no_divergence_and_no_force_at_equal_clouds(epsilon):
     q = clouds(40, 50, True)[1]
-    potential = SinkhornKantorovich(epsilon)
-    assert fit(potential, q, q)["divergence"] == pytest.approx(0, abs=1e-12)
+    potential = SinkhornKantorovich(epsilon, tolerance=1e-10)
+    assert fit(potential, q, q)["divergence"] == pytest.approx(0, abs=1e-10)
     assert float(potential.grad(q).abs().max()) < 1e-3 * math.sqrt(epsilon)
 
 
@@ -252,7 +252,7 @@ def iterated(p, q, epsilon):
 def test_against_converged_iterations_and_geomloss_own_loss(masses):
     p, q = clouds(40, 50, masses)
     epsilon, scaling = 0.5, 0.995
-    potential = SinkhornKantorovich(epsilon, scaling=scaling)
+    potential = SinkhornKantorovich(epsilon, tolerance=1e-12)
     value = fit(potential, p, q)["divergence"]
     (across, images), (own, back), (other, _) = (iterated(*pair, epsilon) for pair in ((p, q), (p, p), (q, q)))
     assert value == pytest.approx(across - (own + other) / 2, rel=2e-6)
@@ -261,7 +261,7 @@ def test_against_converged_iterations_and_geomloss_own_loss(masses):
     loss = SamplesLoss("sinkhorn", 2, math.sqrt(epsilon), scaling=scaling, backend="tensorized")(p.mass, x, q.mass, q.x)
     (gradient,) = torch.autograd.grad(loss, x)
     assert value == pytest.approx(float(loss.detach()), rel=2e-6)
-    torch.testing.assert_close(potential.grad(p), gradient / p.mass[:, None], rtol=0, atol=4e-3)
+    torch.testing.assert_close(potential.grad(p), gradient / p.mass[:, None], rtol=0, atol=5e-3)
     z = normal(20, 2, "elsewhere")
     torch.testing.assert_close(potential.grad(Cloud(z)), slopes(potential, z), rtol=0, atol=1e-6)
 
@@ -273,7 +273,7 @@ def test_sinkhorn_between_gaussians():
     """
     p = Cloud(normal(1000, 2, "p"))
     q = Cloud(normal(1000, 2, "q") * torch.tensor([2.0, 0.5], dtype=DOUBLE) + torch.tensor([3.0, 1.0], dtype=DOUBLE))
-    potential = SinkhornKantorovich(0.05, scaling=0.9)
+    potential = SinkhornKantorovich(0.05)
     value = fit(potential, p, q)["divergence"]
     _, image, exact = affine(p, q)
     assert value == pytest.approx(exact, rel=0.01)
@@ -317,7 +317,7 @@ def test_sinkhorn_state():
         ({"epsilon": 0.0}, "epsilon must be positive"),
         ({"epsilon": math.inf}, "epsilon must be positive and finite"),
         ({"scaling": 1.0}, "scaling must be between 0 and 1"),
-        ({"backend": "keops"}, "unknown backend 'keops'"),
+        ({"backend": "online"}, "unknown backend 'online'"),
     ],
 )
 def test_bad_arguments_of_sinkhorn(chosen, message):

@@ -16,19 +16,22 @@ import torch
 from torch import Tensor
 
 from particles.cloud import Cloud, mean_square
+from particles.divergences import W1
 from particles.kernels import Squared
 from particles.keys import Key
 from particles.networks.dense import DenseNetwork
-from particles.pairwise import softmin, softmin_gradient
+from particles.pairwise import choose_backend, softmin, softmin_gradient
 from particles.potentials.adam import Adam
 from particles.potentials.base import Info, NotFitted, Potential, restored
 from particles.potentials.neural import NetworkPotential
+from particles.potentials.transport import Problem, charged, self_transport
 
 
 class ExactKantorovich(Potential):
     r"""The potential by linear programming (POT's network simplex), in double precision.
 
-    At a particle ∇ψ is its place less the mean of the target points that it is matched to; anywhere else it is that of
+    At a particle ∇ψ is its place less the mean of the target points that it is matched to (for other points at its place: that all
+    particles there are); anywhere else it is that of
     :math:`\psi(y) = \min_j \{\frac12\|x_j - y\|^2 - \varphi_j\}`. The time grows like the cube of the number of points: a few thousand at most.
     Between samples of equal size and without weights particles are matched one to one, the matching never changes along the flow,
     and W2 shrinks by exactly 1 − h per Euler step.
@@ -63,13 +66,17 @@ class ExactKantorovich(Potential):
 
     def grad(self, cloud: Cloud) -> Tensor:
         p, q = self._clouds()
-        x = cloud.x.double()
+        if torch.equal(cloud.x, p.x):  # particles at one place may have different partners
+            return (p.x.double() - self.images).to(cloud.x.dtype)
         images = q.x.double()[self._nearest(cloud)[1]]
-        places = {row.tobytes(): i for i, row in enumerate(p.x.detach().cpu().numpy())}
-        found = [places.get(row.tobytes(), -1) for row in cloud.x.detach().cpu().numpy()]
-        index = torch.as_tensor(found, device=x.device)
-        images[index >= 0] = self.images[index[index >= 0]]
-        return (x - images).to(cloud.x.dtype)
+        places: dict[bytes, list[int]] = {}
+        for i, row in enumerate(p.x.detach().cpu().numpy()):
+            places.setdefault(row.tobytes(), []).append(i)
+        for i, row in enumerate(cloud.x.detach().cpu().numpy()):
+            if (there := places.get(row.tobytes())) is not None:
+                share = p.mass.double()[there]
+                images[i] = self.images[there[0]] if len(there) == 1 else share @ self.images[there] / share.sum()
+        return (cloud.x.double() - images).to(cloud.x.dtype)
 
     def _nearest(self, cloud: Cloud) -> tuple[Tensor, Tensor]:
         """The values of ψ, and the target points that attain them."""
@@ -94,69 +101,98 @@ class ExactKantorovich(Potential):
 
 
 class SinkhornKantorovich(Potential):
-    r"""The potential of the debiased Sinkhorn divergence (geomloss; Feydy et al., arXiv 1810.08278).
+    r"""The potential of the debiased Sinkhorn divergence (Feydy et al., arXiv 1810.08278).
 
-    geomloss solves for the dual potentials of (P, Q) and (P, P); values and gradients, anywhere, are softmins of these.
+    geomloss finds the first dual potentials, by annealing; it stops when it has reached ε, and the gradients are then a
+    tenth off or more. So the iterations of ``transport`` go on from there, as they do from fit to fit, until they have converged. Values and
+    gradients, anywhere, are softmins of the potentials.
 
     Arguments:
         epsilon: The regularisation ε, in units of the cost, length²; the blur is √ε.
-        scaling: The ratio of successive blurs in geomloss' annealing. At its own default of 0.5 the flow stalls with wrong masses.
-        backend: geomloss': ``tensorized``, ``online`` (KeOps), ``multiscale`` (KeOps, up to 3 dimensions), or ``auto``: tensorized
-            up to 5,000 × 5,000 points, else online.
+        scaling: The ratio of successive blurs in geomloss' annealing.
+        tolerance: A fit ends when the marginal's error times the range of the potential is below this part of ε.
+        max_iterations: The most iterations in a fit after the annealing.
+        backend: ``auto``, ``tiled`` or ``keops``, see ``pairwise``. geomloss works on a cost matrix up to 5,000 × 5,000 points, above with KeOps.
 
     Raises:
         ValueError: If a number is out of its range, or the backend is unknown.
     """
 
-    def __init__(self, epsilon: float = 0.0025, *, scaling: float = 0.9, backend: str = "auto"):
-        if not 0 < epsilon < math.inf:
-            raise ValueError(f"epsilon must be positive and finite, not {epsilon}")
+    def __init__(
+        self,
+        epsilon: float = 0.0025,
+        *,
+        scaling: float = 0.9,
+        tolerance: float = 1e-3,
+        max_iterations: int = 1000,
+        backend: str = "auto",
+    ):
+        for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
         if not 0 < scaling < 1:
             raise ValueError(f"scaling must be between 0 and 1, not {scaling}")
-        if backend not in ("auto", "tensorized", "online", "multiscale"):
-            raise ValueError(f"unknown backend {backend!r}; choose from auto, tensorized, online, multiscale")
+        if max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
         self.epsilon = epsilon
         self.scaling = scaling
-        self.backend = backend
+        self.tolerance = tolerance
+        self.max_iterations = max_iterations
+        self.backend = choose_backend(backend)
         self.duals: dict[str, Tensor] = {}
         self.fitted: tuple[Cloud, Cloud] | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
-        f, g = self._solve(p, q)
-        own_f, own_g = self._solve(p, p)
-        other, _ = self._solve(q, q)
-        own = (own_f + own_g) / 2
-        self.duals, self.fitted = {"g": g, "own": own}, (p, q)
-        return {"divergence": p.mean(f - own) + q.mean(g - other)}
+        clouds = {"own_p": p, "own_q": q, "g": q}
+        warm = {name: self.duals.get(name) for name in clouds}
+        warm = {
+            name: dual if dual is not None and len(dual) == len(clouds[name]) else None for name, dual in warm.items()
+        }
+        g = self._annealed(p, q) if warm["g"] is None else warm["g"]
+        cost = Squared()
+        own_p, own_q = (
+            self_transport(clouds[name], warm[name], self.epsilon, cost, self.tolerance, self.backend)
+            for name in ("own_p", "own_q")
+        )
+        problem = Problem(p, q, cost, W1(), self.backend)
+        f, g, gap, iterations = problem.solve(g, torch.zeros_like(g), self.epsilon, self.tolerance, self.max_iterations)
+        self.duals, self.fitted = {"g": g, "own_p": own_p, "own_q": own_q}, (p, q)
+        value = p.mean(f - own_p) + q.mean(g - own_q)
+        return {"divergence": value, "gap": gap, "iterations": float(iterations)}
 
-    def _solve(self, p: Cloud, q: Cloud) -> tuple[Tensor, Tensor]:
+    def _annealed(self, p: Cloud, q: Cloud) -> Tensor:
         _hush()
         from geomloss import SamplesLoss
 
-        few = len(p) * len(q) <= 5000**2
-        backend = ("tensorized" if few else "online") if self.backend == "auto" else self.backend
+        backend = "tensorized" if len(p) * len(q) <= 5000**2 else "online"
         blur = math.sqrt(self.epsilon)
         loss = SamplesLoss("sinkhorn", 2, blur, scaling=self.scaling, debias=False, potentials=True, backend=backend)
         with torch.no_grad():
-            f, g = loss(p.mass, p.x, q.mass, q.x)
-        return f.view(-1), g.view(-1)
+            _, g = loss(p.mass, p.x, q.mass, q.x)
+        dual: Tensor = g.view(-1).double()
+        return dual
 
     def phi(self, cloud: Cloud) -> Tensor:
-        value, blur = (softmin(cloud.x, x, g, Squared(), self.epsilon) for x, g in self._sides())
+        value, blur = (
+            softmin(cloud.x, other.x, charged(other, dual, self.epsilon), Squared(), self.epsilon, backend=self.backend)
+            for other, dual in self._sides()
+        )
         return value - blur
 
     def grad(self, cloud: Cloud) -> Tensor:
-        gradient, blur = (softmin_gradient(cloud.x, x, g, Squared(), self.epsilon)[1] for x, g in self._sides())
+        gradient, blur = (
+            softmin_gradient(
+                cloud.x, other.x, charged(other, dual, self.epsilon), Squared(), self.epsilon, backend=self.backend
+            )[1]
+            for other, dual in self._sides()
+        )
         return gradient - blur
 
-    def _sides(self) -> list[tuple[Tensor, Tensor]]:
+    def _sides(self) -> list[tuple[Cloud, Tensor]]:
         if self.fitted is None:
             raise NotFitted("the potential has not been fitted yet")
         p, q = self.fitted
-        return [
-            (q.x, self.duals["g"] + self.epsilon * q.mass.log()),
-            (p.x, self.duals["own"] + self.epsilon * p.mass.log()),
-        ]
+        return [(q, self.duals["g"]), (p, self.duals["own_p"])]
 
     def state_dict(self) -> dict[str, Any]:
         fitted = None if self.fitted is None else [cloud.state_dict() for cloud in self.fitted]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from particles.cloud import Cloud
-from particles.divergences import KL, W1, Divergence
+from particles.divergences import KL, W1, Alpha, Divergence
 from particles.kernels import Kernel
 from particles.keys import Key
 from particles.pairwise import choose_backend, kernel_gradient, kernel_product
@@ -45,7 +45,8 @@ class KernelPotential(Potential):
         scale: A factor of φ, of its gradient and of the value.
         normalised: Whether the reweighted target has mass one, as in METHODS; if not, a constant cannot be added to φ for
             nothing (KALE is so).
-        tolerance: Newton's method ends when the mean error of the density is below this.
+        tolerance: Newton's method ends when the mean error of the density is below this; a bound on the slope that costs less
+            in the divergence is not attained.
         max_iterations: The most Newton steps per fit.
         backend: ``auto``, ``tiled`` or ``keops``, see ``pairwise``.
 
@@ -79,6 +80,8 @@ class KernelPotential(Potential):
                 f"functions of a {type(kernel).__name__} kernel have no bounded slope; "
                 "choose Gaussian, InverseMultiquadric or Multiquadric"
             )
+        if not normalised and not isinstance(divergence, KL | Alpha | W1):
+            raise ValueError(f"without normalised masses the conjugate has to be finite everywhere, not {divergence}'s")
         if not normalised and not kernel.definite:
             raise ValueError(
                 f"without normalised masses the kernel has to be positive definite, not {type(kernel).__name__}"
@@ -122,8 +125,10 @@ class KernelPotential(Potential):
             total += steps
             return float(dual.square(theta).clamp(min=0).sqrt()) / self.price / bound - 1
 
-        lowest = math.log(1e-6 * max(float(dual.square(dual.q).clamp(min=0).sqrt()) / bound, 1e-6))
-        _root(excess, math.log(self.price), lowest)
+        # Below the first price no more than the tolerance is left to gain; below the second φ would be rounding over the price.
+        rounding = 100 * torch.finfo(dual.cloud.x.dtype).eps * float(dual.own.abs().sqrt()) / bound
+        lowest = math.log(max(2 * self.tolerance / bound**2, rounding))
+        _root(excess, max(math.log(self.price), lowest), lowest)
         return theta, total
 
     def phi(self, cloud: Cloud) -> Tensor:

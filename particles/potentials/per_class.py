@@ -21,17 +21,20 @@ class PerClass(Potential):
 
     Arguments:
         make: Makes a potential; it is called once per class.
-        classes: The number of classes; labels are 0, 1, ..., and those without target points are left out.
+        classes: The number of classes; labels are 0, 1, ..., and in those without target points
+            there is no force.
     """
 
     def __init__(self, make: Callable[[], Potential], classes: int):
         self.potentials = [make() for _ in range(classes)]
+        self.present: list[int] = []
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
         mean: dict[str, Any] = {}
+        self.present = q.label.unique().tolist() if q.label is not None else []
         for c, potential in enumerate(self.potentials):
-            in_q = self._members(q, c)
-            if len(in_q):
+            if c in self.present:
+                in_q = self._members(q, c)
                 info = potential.fit(p.take(self._members(p, c)), q.take(in_q), key.fold("class", c))
                 share = q.mass[in_q].sum()
                 mean = {name: mean.get(name, 0.0) + share * value for name, value in info.items()}
@@ -46,7 +49,7 @@ class PerClass(Potential):
     def _gathered(self, cloud: Cloud, values: Tensor, read: Callable[[Potential, Cloud], Tensor]) -> Tensor:
         for c, potential in enumerate(self.potentials):
             members = self._members(cloud, c)
-            if len(members):
+            if len(members) and (c in self.present or not self.present):
                 values[members] = read(potential, cloud.take(members))
         return values
 
@@ -55,8 +58,9 @@ class PerClass(Potential):
         return torch.where(cloud.label == c)[0]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"classes": [potential.state_dict() for potential in self.potentials]}
+        return {"classes": [potential.state_dict() for potential in self.potentials], "present": self.present}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for potential, its in zip(self.potentials, state["classes"], strict=True):
             potential.load_state_dict(its)
+        self.present = state["present"]

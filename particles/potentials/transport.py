@@ -119,10 +119,10 @@ class TransportPotential(Potential):
         own_p, own_q, warm = (self._warm(name, of) for name, of in (("own_p", p), ("own_q", q), ("g", q)))
         if warm is None:
             own_q, warm = self._cold(p, q, epsilon, key)
-        problem = _Problem(p, q, self.cost, self.divergence, self.backend)
+        problem = Problem(p, q, self.cost, self.divergence, self.backend)
         if self.debias:
-            own_p = _self_transport(p, own_p, epsilon, self.cost, self.tolerance, self.backend)
-            own_q = _self_transport(q, own_q, epsilon, self.cost, self.tolerance, self.backend)
+            own_p = self_transport(p, own_p, epsilon, self.cost, self.tolerance, self.backend)
+            own_q = self_transport(q, own_q, epsilon, self.cost, self.tolerance, self.backend)
         else:
             own_p, own_q = torch.zeros_like(p.mass).double(), torch.zeros_like(warm)
         f, g, gap, iterations = problem.solve(warm, own_q, epsilon, self.tolerance, self.max_iterations)
@@ -164,11 +164,11 @@ class TransportPotential(Potential):
                 falling = epsilon
             if len(b) == len(q) and len(a) == len(p) and coarse is not None:
                 break
-            problem = _Problem(a, b, self.cost, self.divergence, self.backend)
+            problem = Problem(a, b, self.cost, self.divergence, self.backend)
             while True:
                 last = falling <= epsilon
                 if self.debias:
-                    own = _self_transport(b, own, falling, self.cost, self.tolerance, self.backend)
+                    own = self_transport(b, own, falling, self.cost, self.tolerance, self.backend)
                 f, g, _, _ = problem.solve(g, own, falling, self.tolerance, self.max_iterations if last else 5)
                 if last:
                     break
@@ -185,7 +185,7 @@ class TransportPotential(Potential):
     def grad(self, cloud: Cloud) -> Tensor:
         gradient, *blur = (
             softmin_gradient(
-                cloud.x, other.x, _charged(other, dual, self.now), self.cost, self.now, backend=self.backend
+                cloud.x, other.x, charged(other, dual, self.now), self.cost, self.now, backend=self.backend
             )[1]
             for other, dual in self._sides()
         )
@@ -213,7 +213,7 @@ class TransportPotential(Potential):
         self.fitted = restored(state["fitted"])
 
 
-class _Problem:
+class Problem:
     """Semi-relaxed transport from p to q. Duals are in double precision, sums over pairs in that of the points."""
 
     def __init__(self, p: Cloud, q: Cloud, cost: Radial, divergence: Divergence, backend: str):
@@ -236,8 +236,8 @@ class _Problem:
         g = g + self.divergence.nu(own - g, self.q)  # into the domain of the conjugate
         while True:
             iterations += 1
-            f = self.pairs.rows(_charged(self.q, g, epsilon), epsilon).double()
-            s = self.pairs.columns(_charged(self.p, f, epsilon), epsilon).double()
+            f = self.pairs.rows(charged(self.q, g, epsilon), epsilon).double()
+            s = self.pairs.columns(charged(self.p, f, epsilon), epsilon).double()
             gap = self._gap(g, s, own, epsilon)
             if iterations >= most or bool(gap <= tolerance * epsilon):
                 return f, g, gap, iterations
@@ -298,24 +298,24 @@ class _Past:
         return answer - steps @ mixture
 
 
-def _charged(cloud: Cloud, dual: Tensor, epsilon: float) -> Tensor:
+def charged(cloud: Cloud, dual: Tensor, epsilon: float) -> Tensor:
     """A dual potential with the masses of its points, as the softmin wants it."""
     return (dual + epsilon * cloud.mass.double().log()).to(cloud.x.dtype)
 
 
 def _extended(cloud: Cloud, other: Cloud, dual: Tensor, epsilon: float, cost: Radial, backend: str) -> Tensor:
     """What a dual potential on the other cloud says at the points of this one."""
-    return softmin(cloud.x, other.x, _charged(other, dual, epsilon), cost, epsilon, backend=backend).double()
+    return softmin(cloud.x, other.x, charged(other, dual, epsilon), cost, epsilon, backend=backend).double()
 
 
-def _self_transport(
+def self_transport(
     cloud: Cloud, start: Tensor | None, epsilon: float, cost: Radial, tolerance: float, backend: str
 ) -> Tensor:
     """The symmetric potential of transport from a cloud to itself, by averaged iterations (Feydy et al., arXiv 1810.08278)."""
     pairs = Pairs(cloud.x, cloud.x, cost, backend)
     h = torch.zeros_like(cloud.mass).double() if start is None else start
     for _ in range(100):
-        answer = pairs.rows(_charged(cloud, h, epsilon), epsilon).double()
+        answer = pairs.rows(charged(cloud, h, epsilon), epsilon).double()
         log_density = (h - answer) / epsilon
         h = (h + answer) / 2
         if bool(cloud.mean(torch.exp(log_density) * log_density - torch.expm1(log_density)) <= tolerance):
