@@ -62,7 +62,8 @@ def command(
     comparison.png. Options that a flow does not know are not its concern; --step-size holds for all that are given it,
     without it each has its own. Distances are those to the held-out part of the target where there is one, and the row
     "target" is the target's own. All are in flow units; path length and straightness (path length over
-    displacement) are those of the snapshots (--snapshot-every). Examples:
+    displacement) are those of the snapshots (--snapshot-every), and seconds have everything in them, KeOps' compiling
+    too. Kinetic energy is in each flow's own time. Exit code 3 if a flow diverged; the others have their rows. Examples:
       particles compare --target moons --output runs/compare
       particles compare --target data.csv --flows transport,w2,mmd --steps 200 -n 300
     """
@@ -74,13 +75,13 @@ def command(
         specs = _specifications(flows, options)
     except ValueError as error:
         raise usage(error) from None
-    check_empty(folder, overwrite, tuple(FLOWS))
+    check_empty(folder, overwrite, "comparison.csv")
     try:
         rows, diverged = _run(folder, specs, quiet=quiet, overwrite=overwrite)
+        _write(folder, rows, figure=figure)
     except KeyboardInterrupt as error:
         click.echo(f"Interrupted: the comparison in {folder} is not complete; repeat it with --overwrite", err=True)
         sys.exit(128 + getattr(error, "signal", 2))
-    _write(folder, rows, figure=figure)
     if as_json:
         click.echo(json.dumps([{k: v if not _missing(v) else None for k, v in row.items()} for row in rows]))
     elif not quiet:
@@ -111,17 +112,21 @@ def _run(
         simulations = {name: build(spec) for name, spec in specs.items()}
         if overwrite:
             check_apart(folder, next(iter(simulations.values())).spec)
+            for name in ("comparison.md", "comparison.png"):
+                if (folder / name).is_dir():
+                    raise ValueError(f"{folder / name} is a folder; name another --output")
             for name in FLOWS:
                 clear(folder / name)
-            for name in ("comparison.csv", "comparison.md", "comparison.png"):
+            for name in ("comparison.md", "comparison.png"):
                 (folder / name).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
+        rows = [_floor(next(iter(simulations.values())))]
+        _table(folder, rows)  # it marks the folder as a comparison, and grows with every flow
         stores = {name: simulation.store(folder / name) for name, simulation in simulations.items()}
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except OSError as error:
         raise click.UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
-    rows = [_floor(next(iter(simulations.values())))]
     diverged = []
     for name, simulation in simulations.items():
         bar = Progress(simulation.spec.steps, quiet)
@@ -138,6 +143,7 @@ def _run(
             continue
         seconds = time.perf_counter() - begun
         rows.append(_measured(name, simulation, state, folder / name) | {"seconds": seconds})
+        _table(folder, rows)
     return rows, diverged
 
 
@@ -183,22 +189,29 @@ def _distances(cloud: Any, simulation: Any) -> dict[str, float]:
 
 
 def _write(folder: Path, rows: list[dict[str, Any]], *, figure: bool) -> None:
-    import pandas as pd
-
     from particles.run.files import replacing
 
     if figure:
         from particles.plot.comparison import comparison
         from particles.run.reader import Run
 
-        shown = [row for row in rows if (folder / str(row["flow"]) / "trajectory.npy").exists()]
+        shown = [row for row in rows[1:] if not _missing(row["w2_target"])]  # those that did not diverge
         key = "w2_target" if _missing(rows[0]["w2_holdout"]) else "w2_holdout"
         captions = {row["flow"]: f"{COLUMNS[key]} {row[key]:.3g}" for row in shown if not _missing(row[key])}
-        with replacing(folder / "comparison.png") as draft:
-            runs = {row["flow"]: Run.open(folder / row["flow"]) for row in shown}
-            comparison(runs, captions).savefig(draft, format="png", dpi=130)
+        runs = {row["flow"]: Run.open(folder / row["flow"]) for row in shown}
+        if runs:
+            with replacing(folder / "comparison.png") as draft:
+                comparison(runs, captions).savefig(draft, format="png", dpi=130)
     with replacing(folder / "comparison.md") as draft:
         draft.write_text(_markdown(rows) + "\n", encoding="utf-8")
+    _table(folder, rows)
+
+
+def _table(folder: Path, rows: list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    from particles.run.files import replacing
+
     with replacing(folder / "comparison.csv") as draft:
         pd.DataFrame(rows, columns=["flow", *COLUMNS]).to_csv(draft, index=False)
 

@@ -90,18 +90,19 @@ def _resumed(ctx: click.Context, folder: Path, steps: int) -> Specification:
         raise usage(error) from None
 
 
-def check_empty(folder: Path, overwrite: bool, runs: tuple[str, ...] = (".",)) -> None:
-    """Refuses a folder with something in it, but for one to be overwritten with a run in one of its folders ``runs``."""
+def check_empty(folder: Path, overwrite: bool, mark: str = "spec.toml") -> None:
+    """Refuses a folder with something in it, but for one to be overwritten that has the file ``mark``."""
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--output {folder} is a file; name a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not overwrite:
-        resume = f"go on with it (--resume {folder}), " if runs == (".",) else ""
+        resume = f"go on with it (--resume {folder}), " if mark == "spec.toml" else ""
         raise click.UsageError(f"{folder} is not empty; {resume}replace it (--overwrite), or name another --output")
-    if not any((folder / run / "spec.toml").exists() for run in runs):
+    if not (folder / mark).is_file():
+        what = "a run" if mark == "spec.toml" else "a comparison"
         raise click.UsageError(
-            f"{folder} is not empty and not a run (it has no spec.toml), so it is not overwritten; name another --output"
+            f"{folder} is not empty and not {what} (it has no {mark}), so it is not overwritten; name another --output"
         )
 
 

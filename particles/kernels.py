@@ -42,6 +42,10 @@ class Radial(ABC):
         """The value, in a tensor that may be the argument's own memory."""
         return self.value(s)  # type: ignore[no-any-return]
 
+    def slope_(self, s: Tensor) -> Tensor:
+        """The slope, in a tensor that may be the argument's own memory."""
+        return self.slope(s)  # type: ignore[no-any-return]
+
 
 # Ground costs
 
@@ -60,10 +64,14 @@ class Distance(Radial):
         return (s + TINY).sqrt() * self.lipschitz
 
     def value_(self, s: Tensor) -> Tensor:
-        return s.sqrt_().mul_(self.lipschitz)
+        return s.sqrt_() if self.lipschitz == 1 else s.sqrt_().mul_(self.lipschitz)
 
     def slope(self, s: Any) -> Any:
         return (s + TINY).rsqrt() * self.lipschitz
+
+    def slope_(self, s: Tensor) -> Tensor:
+        slope = s.add_(TINY).rsqrt_()
+        return slope if self.lipschitz == 1 else slope.mul_(self.lipschitz)
 
 
 @dataclass(frozen=True)

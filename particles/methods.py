@@ -42,7 +42,7 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
     if bandwidth is None and spec.flow in kernels and chosen != "riesz":
         bandwidth = _median_distance(target, key.fold("bandwidth"))
     if step_size is None:  # of mmd: the time in which its field moves particles by its own length
-        step_size = size ** (2 - spec.exponent) if bandwidth is None else bandwidth**2 / 2
+        step_size = size ** (2 - spec.exponent) if bandwidth is None or chosen == "riesz" else bandwidth**2 / 2
     if radius is None and spec.flow == "transport":
         radius = step_size * spec.lipschitz
     return dataclasses.replace(
@@ -55,6 +55,8 @@ def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evol
     from particles.processes import Evolve
 
     assert spec.step_size is not None
+    if spec.minibatch is not None and spec.minibatch > (own := len(source) - source.carried):
+        raise ValueError(f"minibatch must be at most the number of particles, {own}, not {spec.minibatch}")
     return Evolve(
         _flow(spec, target, key),
         make("stepper", spec.stepper, STEPPERS),

@@ -38,6 +38,8 @@ DIRECT = 6
 COLUMNS = 2048
 PAIRS = {"cpu": 2**19, "cuda": 2**26}
 """The number of pairs in a block: what a core's share of the cache holds, or what fills a GPU."""
+FAINT = -80.0
+"""The least score beside the largest, e^−80 of its weight: below, exp underflows, and is ten times as slow for it."""
 KEPT = 2**22
 """The largest number of pairs whose costs are kept, 16 MiB in float32."""
 
@@ -92,15 +94,13 @@ class Pairs:
         """The softmin over the columns, :func:`softmin` of x and y, with shape :math:`(M,)`."""
         if self.costs is None:
             return softmin(self.x, self.y, g, self.cost, epsilon, backend=self.backend)
-        scores = torch.sub(g / epsilon, self.costs, alpha=1 / epsilon)
-        return -epsilon * torch.logsumexp(scores, 1)
+        return -epsilon * _logsumexp_(torch.sub(g / epsilon, self.costs, alpha=1 / epsilon), 1)
 
     def columns(self, f: Tensor, epsilon: float) -> Tensor:
         """The softmin over the rows, with shape :math:`(N,)`."""
         if self.costs is None:
             return softmin(self.y, self.x, f, self.cost, epsilon, backend=self.backend)
-        scores = torch.sub((f / epsilon)[:, None], self.costs, alpha=1 / epsilon)
-        return -epsilon * torch.logsumexp(scores, 0)
+        return -epsilon * _logsumexp_(torch.sub((f / epsilon)[:, None], self.costs, alpha=1 / epsilon), 0)
 
 
 def softmin_gradient(
@@ -234,8 +234,12 @@ class _Blocks:
         self.x, self.y = x - origin, y - origin
         self.direct = x.shape[1] <= DIRECT
         self.x2, self.y2 = self.x.square().sum(1), self.y.square().sum(1)
+        if not self.direct:  # one matrix product gives ‖x‖² − 2 x·y + ‖y‖²
+            self.left = torch.cat((self.x, self.x2[:, None], torch.ones_like(self.x2)[:, None]), 1)
+            self.right = torch.cat((-2 * self.y, torch.ones_like(self.y2)[:, None], self.y2[:, None]), 1).t()
         self.width = min(len(y), COLUMNS)
         self.height = min(len(x), max(1, PAIRS[x.device.type] // self.width))
+        self.spare: Tensor | None = None
         self.scratch = (x.new_empty(self.height * self.width), x.new_empty(self.height * self.width))
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
@@ -257,8 +261,7 @@ class _Blocks:
         first, second = (memory[: shape[0] * shape[1]].view(shape) for memory in self.scratch)
         if self.direct:
             return self._direct_squares(first, second, rows, columns), True
-        torch.addmm(self.y2[columns], self.x[rows], self.y[columns].t(), alpha=-2, out=first)
-        first.add_(self.x2[rows, None]).clamp_(min=0)
+        torch.mm(self.left[rows], self.right[:, columns], out=first)
         near = self._near(first, second, rows, columns)
         if isinstance(near, tuple):
             first[near[0], near[1]] = near[2].square().sum(1)
@@ -266,9 +269,17 @@ class _Blocks:
             self._direct_squares(first, second, rows, columns)
         return first, near
 
+    def copied(self, squares: Tensor) -> Tensor:
+        """A block in memory of its own, which the next one will use again."""
+        if self.spare is None:
+            self.spare = torch.empty_like(self.scratch[0])
+        return self.spare[: squares.numel()].view(squares.shape).copy_(squares)
+
     def _direct_squares(self, first: Tensor, second: Tensor, rows: slice, columns: slice) -> Tensor:
-        first.zero_()
-        for xk, yk in zip(self.xt[:, rows, None], self.yt[:, columns]):
+        pairs = zip(self.xt[:, rows, None], self.yt[:, columns])
+        xk, yk = next(pairs)
+        torch.sub(xk, yk, out=first).square_()
+        for xk, yk in pairs:
             torch.sub(xk, yk, out=second)
             first.addcmul_(second, second)
         return first
@@ -320,10 +331,10 @@ def _stream(
         mean = None if v is None else x.new_zeros(len(top), v.shape[1])
         for columns in blocks.columns():
             squares, near = blocks.squares(rows, columns)
-            steep = cost.slope(squares) if gradient else None
+            steep = cost.slope_(blocks.copied(squares)) if gradient else None
             scores = torch.sub(scaled[columns], cost.value_(squares), alpha=1 / epsilon, out=squares)
             peak = torch.maximum(top, scores.amax(1))
-            weight = scores.sub_(peak[:, None]).exp_()
+            weight = scores.sub_(peak[:, None]).clamp_(min=FAINT).exp_()
             fade = torch.exp(top - peak)
             mass.mul_(fade).add_(weight.sum(1))
             if mean is not None and v is not None:
@@ -331,12 +342,18 @@ def _stream(
             if slope is not None and steep is not None:
                 slope.mul_(fade[:, None]).add_(blocks.pull(weight.mul_(steep), rows, columns, near))
             top = peak
-        values[rows] = -epsilon * (top + mass.log())
+        values[rows] = torch.where(top > lowest, -epsilon * (top + mass.log()), math.inf)  # of nothing but −∞: ∞
         if slopes is not None and slope is not None:
             slopes[rows] = slope / mass[:, None]
         if means is not None and mean is not None:
             means[rows] = mean / mass[:, None]
     return values, slopes, means
+
+
+def _logsumexp_(scores: Tensor, axis: int) -> Tensor:
+    """Along an axis, in the scores' own memory."""
+    peak = scores.amax(axis, keepdim=True)
+    return scores.sub_(peak).clamp_(min=FAINT).exp_().sum(axis).log_().add_(peak.squeeze(axis))
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:

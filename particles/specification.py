@@ -193,6 +193,14 @@ class Specification:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}")
+        for name in ("epsilon", "bandwidth", "halving", "regularisation"):
+            value = getattr(self, name)
+            if value is not None and math.isinf(value):
+                raise ValueError(f"{name} must be finite, not {value}")
+        if not 0 < self.exponent < 2:
+            raise ValueError(f"exponent must be between 0 and 2, not {self.exponent}")
+        if math.isinf(self.lipschitz) and self.flow in ("transport", "kernel"):
+            raise ValueError(f"lipschitz must be finite for the flow {self.flow}, not {self.lipschitz}")
         if (self.persistent == "minibatch") != (self.minibatch is not None):
             raise ValueError(
                 "minibatch, the number of particles, and persistent minibatch belong together; give both or none"

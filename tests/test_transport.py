@@ -510,7 +510,7 @@ def test_flow_arrives(law, divergence, n, scale, near):
         ({"halving": 0}, "halving must be positive"),
         ({"tolerance": -1e-3}, "tolerance must be positive"),
         ({"max_iterations": 0}, "max_iterations must be at least 1"),
-        ({"coarse": 0}, "coarse must be at least 8"),
+        ({"coarse": 0}, "coarse must be at least 4"),
         ({"backend": "cuda"}, "unknown backend 'cuda'; choose from auto, tiled, keops"),
     ],
 )

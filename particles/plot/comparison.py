@@ -28,13 +28,18 @@ def comparison(runs: Mapping[str, Run], captions: Mapping[str, str] | None = Non
 
     columns = min(len(runs), 3)
     rows = -(-len(runs) // columns)
-    canvas = Figure(figsize=(4 * columns, 4 * rows + 0.4), layout="constrained")
-    axes = np.atleast_1d(canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+    canvas = Figure(figsize=(max(5, 4 * columns), 4 * rows + 0.4), layout="constrained")
+    axes = np.atleast_1d(canvas.subplots(rows, columns, squeeze=False)).ravel()
     for ax, (name, run) in zip(axes, runs.items()):
         draw_clouds(run, ax, alone=False)
         ax.set_title("\n".join(filter(None, (name, (captions or {}).get(name)))), fontsize=10)
     for ax in axes[len(runs) :]:
         ax.set_visible(False)
+    if next(iter(runs.values())).target.shape[1] > 1:  # a single column is drawn against each flow's own time
+        limits = np.array([(*ax.get_xlim(), *ax.get_ylim()) for ax in axes[: len(runs)]])
+        for ax in axes[: len(runs)]:
+            ax.set_xlim(limits[:, 0].min(), limits[:, 1].max())
+            ax.set_ylim(limits[:, 2].min(), limits[:, 3].max())
     handles, labels = axes[0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, markerscale=1.8)
     return canvas

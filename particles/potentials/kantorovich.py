@@ -110,8 +110,8 @@ class SinkhornKantorovich(Potential):
     Arguments:
         epsilon: The regularisation ε, in units of the cost, length²; the blur is √ε.
         scaling: The ratio of successive blurs in geomloss' annealing.
-        tolerance: A fit ends when the marginal's error times the range of the potential is below this part of ε.
-        max_iterations: The most iterations in a fit after the annealing.
+        tolerance: A fit ends when the marginal's error times the range of the potential is below this part of the mean cost.
+        max_iterations: The most iterations in a fit after the annealing; one that ends so says so in ``gap``.
         backend: ``auto``, ``tiled`` or ``keops``, see ``pairwise``. geomloss works on a cost matrix up to 5,000 × 5,000 points, above with KeOps.
 
     Raises:
@@ -124,7 +124,7 @@ class SinkhornKantorovich(Potential):
         *,
         scaling: float = 0.9,
         tolerance: float = 1e-3,
-        max_iterations: int = 1000,
+        max_iterations: int = 100,
         backend: str = "auto",
     ):
         for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
@@ -155,7 +155,8 @@ class SinkhornKantorovich(Potential):
             for name in ("own_p", "own_q")
         )
         problem = Problem(p, q, cost, W1(), self.backend)
-        f, g, gap, iterations = problem.solve(g, torch.zeros_like(g), self.epsilon, self.tolerance, self.max_iterations)
+        enough = self.tolerance * float(mean_square(p, q)) / 2 / self.epsilon
+        f, g, gap, iterations = problem.solve(g, torch.zeros_like(g), self.epsilon, enough, self.max_iterations)
         self.duals, self.fitted = {"g": g, "own_p": own_p, "own_q": own_q}, (p, q)
         value = p.mean(f - own_p) + q.mean(g - own_q)
         return {"divergence": value, "gap": gap, "iterations": float(iterations)}

@@ -22,7 +22,7 @@ class PerClass(Potential):
     Arguments:
         make: Makes a potential; it is called once per class.
         classes: The number of classes; labels are 0, 1, ..., and in those without target points
-            there is no force.
+            or without particles there is no force.
     """
 
     def __init__(self, make: Callable[[], Potential], classes: int):
@@ -30,13 +30,16 @@ class PerClass(Potential):
         self.present: list[int] = []
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        assert p.label is not None
+        assert q.label is not None
         mean: dict[str, Any] = {}
-        self.present = q.label.unique().tolist() if q.label is not None else []
+        self.present = sorted(set(p.label.tolist()) & set(q.label.tolist()))
+        total = sum(q.mass[self._members(q, c)].sum() for c in self.present)
         for c, potential in enumerate(self.potentials):
             if c in self.present:
                 in_q = self._members(q, c)
                 info = potential.fit(p.take(self._members(p, c)), q.take(in_q), key.fold("class", c))
-                share = q.mass[in_q].sum()
+                share = q.mass[in_q].sum() / total
                 mean = {name: mean.get(name, 0.0) + share * value for name, value in info.items()}
         return mean
 
@@ -49,7 +52,7 @@ class PerClass(Potential):
     def _gathered(self, cloud: Cloud, values: Tensor, read: Callable[[Potential, Cloud], Tensor]) -> Tensor:
         for c, potential in enumerate(self.potentials):
             members = self._members(cloud, c)
-            if len(members) and (c in self.present or not self.present):
+            if len(members) and c in self.present:
                 values[members] = read(potential, cloud.take(members))
         return values
 

@@ -37,7 +37,7 @@ from particles.keys import Key
 from particles.pairwise import Pairs, choose_backend, softmin, softmin_gradient
 from particles.potentials.base import Info, NotFitted, Potential, restored
 
-COARSER = 8
+COARSER = 4
 """The factor in the number of points from one level of a cold start to the next."""
 
 
@@ -67,7 +67,7 @@ class TransportPotential(Potential):
             marginal's error times the range of the potential is).
         max_iterations: The most Sinkhorn iterations in a fit; one that ends so says so in ``gap``.
         coarse: The largest number of points that a cold start begins with; above it, it goes from random subsamples
-            to all points in factors of 8.
+            to all points in factors of 4.
         backend: ``auto``, ``tiled`` or ``keops``, see ``pairwise``.
 
     Raises:

@@ -117,8 +117,8 @@ def _checked(pending: list[tuple[int, Info]]) -> Row:
     for (k, name), number in zip(names, numbers):
         if not math.isfinite(number):
             raise Diverged(
-                f"step {k} is not finite: {name} is {number}; a smaller step_size or lipschitz, or the divergence "
-                f"alpha, may help; the last good particles are saved"
+                f"step {k} is not finite: {name} is {number}; a smaller step_size or lipschitz, the divergence "
+                f"alpha, or a larger epsilon or bandwidth, where there is one, may help; the last good particles are saved"
             )
     return {name: number for (k, name), number in zip(names, numbers) if k == pending[-1][0]}
 
