@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	@echo "Now look at runs/demo/figure.png"
 
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/linters
 	$(BIN)/ruff format --check .

@@ -28,11 +28,12 @@ def comparison(runs: Mapping[str, Run], captions: Mapping[str, str] | None = Non
 
     columns = min(len(runs), 3)
     rows = -(-len(runs) // columns)
-    canvas = Figure(figsize=(max(5, 4 * columns), 4 * rows + 0.4), layout="constrained")
+    canvas = Figure(figsize=(max(5, 4 * columns), 4 * rows + 0.6), layout="constrained")
     axes = np.atleast_1d(canvas.subplots(rows, columns, squeeze=False)).ravel()
     for ax, (name, run) in zip(axes, runs.items()):
         draw_clouds(run, ax, alone=False)
-        ax.set_title("\n".join(filter(None, (name, (captions or {}).get(name)))), fontsize=10)
+        title = f"{name}, step {int(run.steps[-1])}"
+        ax.set_title("\n".join(filter(None, (title, (captions or {}).get(name)))), fontsize=10)
     for ax in axes[len(runs) :]:
         ax.set_visible(False)
     if next(iter(runs.values())).target.shape[1] > 1:  # a single column is drawn against each flow's own time
