@@ -112,6 +112,7 @@ class TransportPotential(Potential):
         self.now = self.epsilon
         self.duals: dict[str, Tensor] = {}
         self.fitted: tuple[Cloud, Cloud] | None = None
+        self.slopes: Tensor | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
         epsilon = self._annealed(p, q)
@@ -127,7 +128,7 @@ class TransportPotential(Potential):
             own_p, own_q = torch.zeros_like(p.mass).double(), torch.zeros_like(warm)
         f, g, gap, iterations = problem.solve(warm, own_q, epsilon, self.tolerance, self.max_iterations)
         self.duals = {"g": g, "own_p": own_p, "own_q": own_q}
-        self.fitted, self.now = (p, q), epsilon
+        self.fitted, self.now, self.slopes = (p, q), epsilon, problem.slopes
         value = p.mean(f - own_p) - q.mean(self.divergence.conjugate(own_q - g))
         return {"divergence": value, "gap": gap, "iterations": float(iterations), "epsilon": epsilon}
 
@@ -183,12 +184,16 @@ class TransportPotential(Potential):
         return (value - blur[0] if blur else value).to(cloud.x.dtype)
 
     def grad(self, cloud: Cloud) -> Tensor:
-        gradient, *blur = (
+        sides = self._sides()
+        known = []
+        if self.slopes is not None and self.fitted is not None and cloud.x is self.fitted[0].x:
+            known, sides = [self.slopes], sides[1:]
+        gradient, *blur = known + [
             softmin_gradient(
                 cloud.x, other.x, charged(other, dual, self.now), self.cost, self.now, backend=self.backend
             )[1]
-            for other, dual in self._sides()
-        )
+            for other, dual in sides
+        ]
         return gradient - blur[0] if blur else gradient
 
     def _sides(self) -> list[tuple[Cloud, Tensor]]:
@@ -209,7 +214,7 @@ class TransportPotential(Potential):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.fits, self.now, self.epsilon_start = state["fits"], state["now"], state["epsilon_start"]
-        self.duals = dict(state["duals"])
+        self.duals, self.slopes = dict(state["duals"]), None
         self.fitted = restored(state["fitted"])
 
 
@@ -219,6 +224,8 @@ class Problem:
     def __init__(self, p: Cloud, q: Cloud, cost: Radial, divergence: Divergence, backend: str):
         self.p, self.q, self.divergence = p, q, divergence
         self.pairs = Pairs(p.x, q.x, cost, backend)
+        self.slopes: Tensor | None = None
+        """The gradient of the softmin at the particles by the last g: where costs are not kept, it comes in the same pass."""
 
     def solve(
         self, g: Tensor, own: Tensor, epsilon: float, tolerance: float, most: int
@@ -236,7 +243,7 @@ class Problem:
         g = g + self.divergence.nu(own - g, self.q)  # into the domain of the conjugate
         while True:
             iterations += 1
-            f = self.pairs.rows(charged(self.q, g, epsilon), epsilon).double()
+            f = self._potential_on_p(charged(self.q, g, epsilon), epsilon).double()
             s = self.pairs.columns(charged(self.p, f, epsilon), epsilon).double()
             gap = self._gap(g, s, own, epsilon)
             if iterations >= most or bool(gap <= tolerance * epsilon):
@@ -244,6 +251,13 @@ class Problem:
             answer = own + self.divergence.marginal(s - own, epsilon)
             g = past.mixed(g, answer, float(gap), self.q)
             g = g + self.divergence.nu(own - g, self.q)  # no constant is better
+
+    def _potential_on_p(self, dual: Tensor, epsilon: float) -> Tensor:
+        pairs = self.pairs
+        if pairs.costs is not None:
+            return pairs.rows(dual, epsilon)
+        f, self.slopes = softmin_gradient(pairs.x, pairs.y, dual, pairs.cost, epsilon, backend=pairs.backend)
+        return f
 
     def _gap(self, g: Tensor, s: Tensor, own: Tensor, epsilon: float) -> Tensor:
         """The primal value less the dual one, in units of the divergence.
