@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from particles import Memory, Specification, simulate, w2
+from particles import Cloud, Memory, Simulation, Specification, simulate, w2
 from particles.build import build
 
 FLOWS: dict[str, dict[str, Any]] = {
@@ -38,11 +38,23 @@ FLOWS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def flow(name: str, seed: int) -> tuple[Simulation, list[Cloud]]:
+    """What was simulated, and the particles along the flow."""
+    settings = FLOWS[name]
+    simulation = build(
+        Specification(
+            "4-gaussians", target_size=200, holdout=2000, source_std=0.5, particles=200, seed=seed, **settings
+        )
+    )
+    store = Memory(log_every=settings["steps"] // 50)
+    simulate(simulation.process, settings["steps"], store)
+    return simulation, store.clouds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="flows to run, with semicolons between")
-    parser.add_argument("--scale-steps", type=float, default=1.0, help="a part of the steps")
     parser.add_argument("--figure", type=Path, default=Path("flows.png"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -54,19 +66,12 @@ def main() -> None:
     for name, ax in zip(chosen, axes.ravel()):
         found, fresh, floor, milliseconds = [], [], [], []
         for seed in range(options.seeds):
-            settings = FLOWS[name] | {"steps": max(1, round(FLOWS[name]["steps"] * options.scale_steps))}
-            simulation = build(
-                Specification(
-                    "4-gaussians", target_size=200, holdout=2000, source_std=0.5, particles=200, seed=seed, **settings
-                )
-            )
-            store = Memory(log_every=max(1, settings["steps"] // 50))
             begun = time.process_time()
-            cloud = simulate(simulation.process, settings["steps"], store).cloud
-            milliseconds.append(1e3 * (time.process_time() - begun) / settings["steps"])
+            simulation, clouds = flow(name, seed)
+            milliseconds.append(1e3 * (time.process_time() - begun) / FLOWS[name]["steps"])
             assert simulation.holdout is not None
-            found.append(w2(cloud, simulation.target))
-            fresh.append(w2(cloud, simulation.holdout))
+            found.append(w2(clouds[-1], simulation.target))
+            fresh.append(w2(clouds[-1], simulation.holdout))
             floor.append(w2(simulation.target, simulation.holdout))
         print(
             f"| {name} | {np.mean(found):.3f} ({', '.join(f'{value:.3f}' for value in found)}) "
@@ -74,9 +79,9 @@ def main() -> None:
             flush=True,
         )
         for i in range(0, 200, 4):
-            ax.plot(*np.array([c.x[i].numpy() for c in store.clouds]).T, color="black", alpha=0.2, linewidth=0.6)
+            ax.plot(*np.array([c.x[i].numpy() for c in clouds]).T, color="black", alpha=0.2, linewidth=0.6)
         ax.scatter(*simulation.target.x.T, s=6, color="#0072B2", alpha=0.5)
-        ax.scatter(*cloud.x.T, s=6, color="#D55E00")
+        ax.scatter(*clouds[-1].x.T, s=6, color="#D55E00")
         ax.set_title(f"{name}: {found[-1]:.2f}", fontsize=9)
         ax.set_aspect("equal")
     canvas.savefig(options.figure, dpi=130)

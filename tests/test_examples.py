@@ -34,6 +34,23 @@ def test_mixture_is_as_near_to_fresh_points_as_the_mixture_itself():
     assert np.mean(reached) <= 1.15 * np.mean(floors)
 
 
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [  # W2 to the target of public codes on this mixture: geomloss' flow, MMD and KALE of kale-flow; our own goal for W1
+        ("transport, kl", 0.33),
+        ("transport, w1", 0.15),
+        ("w2, exact", 1e-3),
+        ("mmd, riesz", 0.26),
+        ("mmd, gaussian", 0.66),
+        ("kale", 0.62),
+    ],
+)
+def test_flows_arrive_where_their_peers_do(name, peer):
+    simulation, clouds = example("flows").flow(name, 0)
+    assert w2(clouds[0], simulation.target) > 3
+    assert w2(clouds[-1], simulation.target) <= peer
+
+
 @pytest.mark.data
 @pytest.mark.skipif(not GENES.exists(), reason="the gene expression data are not beside the project")
 def test_one_study_is_moved_onto_another_without_copying():

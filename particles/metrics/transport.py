@@ -20,7 +20,7 @@ def w2(a: Cloud, b: Cloud) -> float:
     """
     if a.dimension != b.dimension:
         raise ValueError(f"the clouds have dimensions {a.dimension} and {b.dimension}; they must be the same")
-    _hush()
+    hush()
     import ot
 
     x, y = _numpy(a), _numpy(b)
@@ -45,14 +45,14 @@ def sinkhorn(a: Cloud, b: Cloud, blur: float = 0.05) -> float:
     """
     if a.dimension != b.dimension:
         raise ValueError(f"the clouds have dimensions {a.dimension} and {b.dimension}; they must be the same")
-    _hush()
+    hush()
     from geomloss import SamplesLoss
 
     loss = SamplesLoss("sinkhorn", p=2, blur=blur, scaling=0.9, backend="tensorized")
     return float(loss(a.mass.double(), a.x.double(), b.mass.double(), b.x.double()))
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keeps POT from looking for frameworks that take seconds to import, and KeOps from writing to standard output."""
     for framework in ("JAX", "TENSORFLOW", "CUPY"):
         os.environ.setdefault(f"POT_BACKEND_DISABLE_{framework}", "1")

@@ -9,7 +9,6 @@ translations and wrong for changes of scale.)
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from particles.cloud import Cloud, mean_square
 from particles.divergences import W1
 from particles.kernels import Squared
 from particles.keys import Key
+from particles.metrics.transport import hush
 from particles.networks.dense import DenseNetwork
 from particles.pairwise import choose_backend, softmin, softmin_gradient
 from particles.potentials.adam import Adam
@@ -43,7 +43,7 @@ class ExactKantorovich(Potential):
         self.fitted: tuple[Cloud, Cloud] | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
-        _hush()
+        hush()
         import ot
 
         y, x = (cloud.x.detach().cpu().double().numpy() for cloud in (p, q))
@@ -162,7 +162,7 @@ class SinkhornKantorovich(Potential):
         return {"divergence": value, "gap": gap, "iterations": float(iterations)}
 
     def _annealed(self, p: Cloud, q: Cloud) -> Tensor:
-        _hush()
+        hush()
         from geomloss import SamplesLoss
 
         backend = "tensorized" if len(p) * len(q) <= 5000**2 else "online"
@@ -328,11 +328,3 @@ def _labelled(cloud: Cloud) -> Cloud:
     if cloud.label is not None:
         return cloud
     return Cloud(cloud.x, torch.zeros(len(cloud), dtype=torch.long, device=cloud.x.device), cloud.weight, cloud.carried)
-
-
-def _hush() -> None:
-    """Keeps POT from looking for frameworks that take seconds to import, and KeOps from writing to standard output."""
-    for framework in ("JAX", "TENSORFLOW", "CUPY"):
-        os.environ.setdefault(f"POT_BACKEND_DISABLE_{framework}", "1")
-    for package in ("KEOPS", "PYKEOPS"):
-        os.environ.setdefault(f"{package}_VERBOSE", "0")
