@@ -297,7 +297,10 @@ def test_interrupted(monkeypatch, number):
 
 
 def test_interrupted_while_writing(monkeypatch):
-    monkeypatch.setattr(command, "_write", lambda *args, **settings: os.kill(os.getpid(), signal.SIGINT))
+    def interrupted(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_write", interrupted)
     compare("--target", "moons", "--flows", "w2", code=130)
 
 

@@ -359,7 +359,7 @@ def test_memory_is_bounded(monkeypatch, d, spread, differentiated):
         )
         if differentiated:
             torch.autograd.grad(sum(result.sum() for result in results), x)
-    assert 1000 < largest.entries <= max(10_000, 500 * (d + 1))
+    assert 1000 < largest.entries <= max(10_000, 500 * (d + 2))
 
 
 # Costs and kernels
