@@ -63,15 +63,24 @@ def semi_relaxed(divergence: str, cost: np.ndarray) -> float:
 
 
 class Analytic(Flow):
-    """A velocity field given by a formula in time and place."""
+    """A velocity field given by a formula in time and place, and the potential whose slope it is, if it is one."""
 
-    def __init__(self, field):
-        self.field = field
+    def __init__(self, formula, height=None):
+        self.formula = formula
+        self.height = height
 
     def velocity(self, t, cloud, key):
-        v = self.field(t, cloud.x)
-        speed = v.square().sum(1)
-        return v, {"kinetic_energy": speed.mean() / 2}
+        v, info = self.field(t, cloud, key)
+        if self.height is not None:
+            info["divergence"] = cloud.active.mean(self.phi(cloud.active))
+        return v, info
+
+    def field(self, t, cloud, key):
+        v = self.formula(t, cloud.x)
+        return v, {"kinetic_energy": v.square().sum(1).mean() / 2}
+
+    def phi(self, cloud):
+        return self.height(cloud.x)
 
     def state_dict(self):
         return {}

@@ -23,6 +23,22 @@ class Flow(ABC):
         """
 
     @abstractmethod
+    def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
+        """The same velocity with the potential left as it was last fitted, and what was measured of it."""
+
+    @abstractmethod
+    def phi(self, cloud: Cloud) -> Tensor:
+        """What the particles of ``cloud`` descend, as it was last fitted: its value at every point, with shape :math:`(n,)`."""
+
+    def steer(self, number: Tensor | float) -> float:
+        """A number that decides what a stepper does next, such as an error that asks for a smaller step.
+
+        Steppers pass all of them through here, so that a recorded run can take new points along the same way: it reads
+        back what was decided on the particles.
+        """
+        return float(number)
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next velocity depends on, but for the cloud."""
 

@@ -50,7 +50,6 @@ class GradientFlow(Flow):
         return velocity, info | measured
 
     def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
-        """The velocity by the potential as it was last fitted, and what was measured of it."""
         particles, riders = cloud.active, cloud.riders
         # The riders are evaluated by themselves, so that not even rounding tells the particles of them.
         gradient = self.potential.grad(self._shaken(t, particles, key.fold("noise")))
@@ -60,6 +59,9 @@ class GradientFlow(Flow):
             shaken = self._shaken(t, riders, key.fold("riders"))
             gradient = torch.cat((gradient, self.potential.grad(shaken)))
         return -gradient, info
+
+    def phi(self, cloud: Cloud) -> Tensor:
+        return self.potential.phi(cloud)
 
     def _shaken(self, t: float, cloud: Cloud, key: Key) -> Cloud:
         level = self.noise * 2 ** (-t / self.noise_halving)

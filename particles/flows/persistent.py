@@ -48,6 +48,12 @@ class PersistentPotential(Flow):
         velocity, measured = self.flow.field(t, cloud, key)
         return velocity, self.fitted | measured
 
+    def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
+        return self.flow.field(t, cloud, key)
+
+    def phi(self, cloud: Cloud) -> Tensor:
+        return self.flow.phi(cloud)
+
     def state_dict(self) -> dict[str, Any]:
         return {"flow": self.flow.state_dict(), "calls": self.calls, "fitted": dict(self.fitted)}
 
@@ -88,13 +94,27 @@ class PersistentBatch(Flow):
             order = torch.randperm(own, generator=key.fold("persistent").generator())
             self.index = order[: self.size].sort().values
         self.calls += 1
+        index, batch = self._batch(cloud)
+        moved, info = self.flow.velocity(t, batch, key)
+        return torch.zeros_like(cloud.x).index_copy_(0, index, moved), info
+
+    def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
+        index, batch = self._batch(cloud)
+        moved, info = self.flow.field(t, batch, key)
+        return torch.zeros_like(cloud.x).index_copy_(0, index, moved), info
+
+    def phi(self, cloud: Cloud) -> Tensor:
+        return self.flow.phi(cloud)
+
+    def _batch(self, cloud: Cloud) -> tuple[Tensor, Cloud]:
+        """The rows that move, and their cloud."""
+        own = len(cloud) - cloud.carried
         index = self.index.to(cloud.x.device)
         batch = cloud.active.take(index)
         if (riders := cloud.riders) is not None:
             batch = batch.join(riders)
             index = torch.cat((index, torch.arange(own, len(cloud), device=index.device)))
-        moved, info = self.flow.velocity(t, batch, key)
-        return torch.zeros_like(cloud.x).index_copy_(0, index, moved), info
+        return index, batch
 
     def state_dict(self) -> dict[str, Any]:
         return {"flow": self.flow.state_dict(), "calls": self.calls, "index": self.index}
