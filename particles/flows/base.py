@@ -30,6 +30,18 @@ class Flow(ABC):
     def phi(self, cloud: Cloud) -> Tensor:
         """What the particles of ``cloud`` descend, as it was last fitted: its value at every point, with shape :math:`(n,)`."""
 
+    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
+        """The velocity of points that only ride along, with the potential as it was last fitted, with shape :math:`(n, d)`."""
+        return self.field(t, cloud, key)[0]
+
+    def record(self) -> dict[str, Any]:
+        """What ``ride`` and ``phi`` depend on, for ``recall``: tensors that are in use, numbers and containers of them."""
+        return self.state_dict()
+
+    def recall(self, record: dict[str, Any]) -> None:
+        """Takes back what ``record`` gave, for ``ride`` and ``phi`` alone."""
+        self.load_state_dict(record)
+
     def steer(self, number: Tensor | float) -> float:
         """A number that decides what a stepper does next, such as an error that asks for a smaller step.
 

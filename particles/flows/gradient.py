@@ -55,13 +55,22 @@ class GradientFlow(Flow):
         gradient = self.potential.grad(self._shaken(t, particles, key.fold("noise")))
         speed = gradient.square().sum(1)
         info: Info = {"kinetic_energy": particles.mean(speed) / 2, "max_gradient": speed.max().sqrt()}
+        velocity = -gradient
         if riders is not None:
-            shaken = self._shaken(t, riders, key.fold("riders"))
-            gradient = torch.cat((gradient, self.potential.grad(shaken)))
-        return -gradient, info
+            velocity = torch.cat((velocity, self.ride(t, riders, key)))
+        return velocity, info
+
+    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
+        return -self.potential.grad(self._shaken(t, cloud, key.fold("riders")))
 
     def phi(self, cloud: Cloud) -> Tensor:
         return self.potential.phi(cloud)
+
+    def record(self) -> dict[str, Any]:
+        return self.potential.record()
+
+    def recall(self, record: dict[str, Any]) -> None:
+        self.potential.recall(record, self.target)
 
     def _shaken(self, t: float, cloud: Cloud, key: Key) -> Cloud:
         level = self.noise * 2 ** (-t / self.noise_halving)

@@ -54,6 +54,15 @@ class PersistentPotential(Flow):
     def phi(self, cloud: Cloud) -> Tensor:
         return self.flow.phi(cloud)
 
+    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
+        return self.flow.ride(t, cloud, key)
+
+    def record(self) -> dict[str, Any]:
+        return self.flow.record()
+
+    def recall(self, record: dict[str, Any]) -> None:
+        self.flow.recall(record)
+
     def state_dict(self) -> dict[str, Any]:
         return {"flow": self.flow.state_dict(), "calls": self.calls, "fitted": dict(self.fitted)}
 
@@ -105,6 +114,15 @@ class PersistentBatch(Flow):
 
     def phi(self, cloud: Cloud) -> Tensor:
         return self.flow.phi(cloud)
+
+    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
+        return self.flow.ride(t, cloud, key)
+
+    def record(self) -> dict[str, Any]:
+        return self.flow.record()
+
+    def recall(self, record: dict[str, Any]) -> None:
+        self.flow.recall(record)
 
     def _batch(self, cloud: Cloud) -> tuple[Tensor, Cloud]:
         """The rows that move, and their cloud."""

@@ -41,6 +41,17 @@ class Potential(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` gave."""
 
+    def record(self) -> dict[str, Any]:
+        """What φ and its gradient depend on, for ``recall``: less than ``state_dict``, and without the target.
+
+        Tensors are those in use, which a later ``fit`` may change in place.
+        """
+        return self.state_dict()
+
+    def recall(self, record: dict[str, Any], q: Cloud) -> None:
+        """Takes back what ``record`` gave after a fit to the target ``q``, for ``phi`` and ``grad`` alone."""
+        self.load_state_dict(record)
+
 
 def restored(state: list[dict[str, Any]] | None) -> tuple[Cloud, Cloud] | None:
     """The two clouds that a potential was fitted to, from their ``state_dict``."""
@@ -48,3 +59,13 @@ def restored(state: list[dict[str, Any]] | None) -> tuple[Cloud, Cloud] | None:
         return None
     p, q = (Cloud(**cloud) for cloud in state)
     return p, q
+
+
+def unlabelled(fitted: tuple[Cloud, Cloud] | None) -> dict[str, Any] | None:
+    """The particles that a potential was fitted to, for its ``record``."""
+    return None if fitted is None else {"x": fitted[0].x, "weight": fitted[0].weight}
+
+
+def recalled(particles: dict[str, Any] | None, q: Cloud) -> tuple[Cloud, Cloud] | None:
+    """The two clouds that a potential was fitted to, from its ``record``."""
+    return None if particles is None else (Cloud(**particles), q)

@@ -22,7 +22,7 @@ from particles.metrics.transport import hush
 from particles.networks.dense import DenseNetwork
 from particles.pairwise import choose_backend, softmin, softmin_gradient
 from particles.potentials.adam import Adam
-from particles.potentials.base import Info, NotFitted, Potential, restored
+from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 from particles.potentials.neural import NetworkPotential
 from particles.potentials.transport import Problem, charged, self_transport
 
@@ -98,6 +98,12 @@ class ExactKantorovich(Potential):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.dual, self.images, self.fitted = state["dual"], state["images"], restored(state["fitted"])
+
+    def record(self) -> dict[str, Any]:
+        return {"dual": self.dual, "images": self.images, "particles": unlabelled(self.fitted)}
+
+    def recall(self, record: dict[str, Any], q: Cloud) -> None:
+        self.dual, self.images, self.fitted = record["dual"], record["images"], recalled(record["particles"], q)
 
 
 class SinkhornKantorovich(Potential):
@@ -201,6 +207,13 @@ class SinkhornKantorovich(Potential):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.duals, self.fitted = dict(state["duals"]), restored(state["fitted"])
+
+    def record(self) -> dict[str, Any]:
+        duals = {name: dual for name, dual in self.duals.items() if name != "own_q"}
+        return {"duals": duals, "particles": unlabelled(self.fitted)}
+
+    def recall(self, record: dict[str, Any], q: Cloud) -> None:
+        self.duals, self.fitted = dict(record["duals"]), recalled(record["particles"], q)
 
 
 class NeuralKantorovich(NetworkPotential):

@@ -24,7 +24,7 @@ from particles.divergences import KL, W1, Alpha, Divergence
 from particles.kernels import Kernel
 from particles.keys import Key
 from particles.pairwise import choose_backend, kernel_gradient, kernel_product
-from particles.potentials.base import Info, NotFitted, Potential, restored
+from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 
 EXACT = 2000
 """The largest number of target points for which the kernel matrix is made and factorised; above, conjugate gradients do."""
@@ -151,6 +151,12 @@ class KernelPotential(Potential):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.theta, self.price, self.fitted = state["theta"], state["price"], restored(state["fitted"])
+
+    def record(self) -> dict[str, Any]:
+        return {"theta": self.theta, "price": self.price, "particles": unlabelled(self.fitted)}
+
+    def recall(self, record: dict[str, Any], q: Cloud) -> None:
+        self.theta, self.price, self.fitted = record["theta"], record["price"], recalled(record["particles"], q)
 
 
 def mmd(kernel: Kernel, backend: str = "auto") -> KernelPotential:

@@ -55,6 +55,12 @@ class NetworkPotential(Potential):
             gradients.append(gradient)
         return torch.cat(gradients)
 
+    def record(self) -> dict[str, Any]:
+        return {"network": dict(self.network.state_dict())}
+
+    def recall(self, record: dict[str, Any], q: Cloud) -> None:
+        self.network.load_state_dict(record["network"])
+
     def _chunks(self, cloud: Cloud) -> list[Cloud]:
         if len(cloud) <= self.chunk_size:
             return [cloud]

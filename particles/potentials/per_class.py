@@ -67,3 +67,11 @@ class PerClass(Potential):
         for potential, its in zip(self.potentials, state["classes"], strict=True):
             potential.load_state_dict(its)
         self.present = state["present"]
+
+    def record(self) -> dict[str, Any]:
+        return {"classes": {c: self.potentials[c].record() for c in self.present}}
+
+    def recall(self, record: dict[str, Any], q: Cloud) -> None:
+        self.present = list(record["classes"])
+        for c, its in record["classes"].items():
+            self.potentials[c].recall(its, q.take(self._members(q, c)))

@@ -35,7 +35,7 @@ from particles.divergences import W1, Divergence
 from particles.kernels import Distance, Huber, Radial
 from particles.keys import Key
 from particles.pairwise import Pairs, choose_backend, softmin, softmin_gradient
-from particles.potentials.base import Info, NotFitted, Potential, restored
+from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 
 COARSER = 4
 """The factor in the number of points from one level of a cold start to the next."""
@@ -216,6 +216,14 @@ class TransportPotential(Potential):
         self.fits, self.now, self.epsilon_start = state["fits"], state["now"], state["epsilon_start"]
         self.duals, self.slopes = dict(state["duals"]), None
         self.fitted = restored(state["fitted"])
+
+    def record(self) -> dict[str, Any]:
+        duals = {name: dual for name, dual in self.duals.items() if name != "own_q"}
+        return {"now": self.now, "duals": duals, "particles": unlabelled(self.fitted)}
+
+    def recall(self, record: dict[str, Any], q: Cloud) -> None:
+        self.now, self.duals, self.slopes = record["now"], dict(record["duals"]), None
+        self.fitted = recalled(record["particles"], q)
 
 
 class Problem:
