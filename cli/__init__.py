@@ -17,6 +17,7 @@ os.environ.setdefault("PYKEOPS_VERBOSE", "0")
 COMMANDS = {
     "simulate": "Move particles along a gradient flow onto a data set.",
     "compare": "Run several flows from the same source to the same target, and measure them in one table.",
+    "transport": "Move new points along a run that was made with --record.",
     "info": "Print versions, devices, the state of KeOps, and all names that can be chosen.",
 }
 

@@ -198,6 +198,11 @@ OPTIONS = [
     ),
     _option("--checkpoint-every", type=int, help="Number of steps from checkpoint to checkpoint."),
     _option("--metric-size", type=int, help="Largest number of points that W2 is measured on along the way."),
+    _option(
+        "--record/--no-record",
+        "record",
+        help="Keep the potential of every step, so that `particles transport` can move new points along; the default network takes 40 kB a step.",
+    ),
 ]
 
 

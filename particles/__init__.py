@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from particles.flows.gradient import GradientFlow as GradientFlow
     from particles.flows.persistent import PersistentBatch as PersistentBatch
     from particles.flows.persistent import PersistentPotential as PersistentPotential
+    from particles.flows.recording import Recorder as Recorder
+    from particles.flows.recording import Replay as Replay
     from particles.kernels import Gaussian as Gaussian
     from particles.kernels import InverseMultiquadric as InverseMultiquadric
     from particles.kernels import Laplacian as Laplacian
@@ -60,8 +62,10 @@ if TYPE_CHECKING:
     from particles.run.observers import AtRest as AtRest
     from particles.run.observers import Distance as Distance
     from particles.run.reader import Run as Run
+    from particles.run.recording import Recording as Recording
     from particles.run.store import Folder as Folder
     from particles.run.store import Memory as Memory
+    from particles.run.transport import transport as transport
     from particles.specification import Specification as Specification
     from particles.steppers.base import Stepper as Stepper
     from particles.steppers.euler import Euler as Euler
@@ -77,6 +81,7 @@ _HOMES = {
     "flows.base": ["Flow"],
     "flows.gradient": ["GradientFlow"],
     "flows.persistent": ["PersistentBatch", "PersistentPotential"],
+    "flows.recording": ["Recorder", "Replay"],
     "kernels": ["Gaussian", "InverseMultiquadric", "Laplacian", "Multiquadric", "Riesz"],
     "metrics.paths": ["path_length", "straightness"],
     "plot.comparison": ["comparison"],
@@ -97,7 +102,9 @@ _HOMES = {
     "run.loop": ["Diverged", "Interrupted", "simulate"],
     "run.observers": ["AtRest", "Distance"],
     "run.reader": ["Run"],
+    "run.recording": ["Recording"],
     "run.store": ["Folder", "Memory"],
+    "run.transport": ["transport"],
     "steppers.base": ["Stepper"],
     "steppers.euler": ["Euler"],
     "steppers.runge_kutta": ["RungeKutta", "heun"],

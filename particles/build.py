@@ -59,7 +59,8 @@ class Simulation:
         assert spec.log_every is not None
         assert spec.snapshot_every is not None
         if (path / "spec.toml").exists():
-            self._check_same(path)
+            self.check_data(path)
+            self._check_settings(path)
         folder = Folder(
             path,
             self.schema,
@@ -81,16 +82,26 @@ class Simulation:
             draft.write_text(spec.dump(self.noted), encoding="utf-8")
         return folder
 
-    def _check_same(self, path: Path) -> None:
+    def check_data(self, path: Path) -> None:
+        """Whether the run in a folder began with the same data.
+
+        Raises:
+            RunError: If it did not.
+        """
         from particles.run.store import RunError
 
-        before, noted = Specification.load(path / "spec.toml")
+        _, noted = Specification.load(path / "spec.toml")
         roles = {"target": "target", "holdout": "target's held-out rows", "source": "source"}
         for role, text in roles.items():
             if noted.get("data", {}).get(f"{role}_fingerprint") != self.noted["data"].get(f"{role}_fingerprint"):
                 raise RunError(
                     f"the data of the {text} are not those that the run in {path} began with; begin a new run"
                 )
+
+    def _check_settings(self, path: Path) -> None:
+        from particles.run.store import RunError
+
+        before, _ = Specification.load(path / "spec.toml")
         for field in dataclasses.fields(Specification):
             then, now = getattr(before, field.name), getattr(self.spec, field.name)
             if field.name not in ("steps", "target", "source") and then != now:

@@ -52,13 +52,15 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
 
 def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evolve:
     """What a run repeats, by a settled specification."""
+    from particles.flows.recording import Recorder
     from particles.processes import Evolve
 
     assert spec.step_size is not None
     if spec.minibatch is not None and spec.minibatch > (own := len(source) - source.carried):
         raise ValueError(f"minibatch must be at most the number of particles, {own}, not {spec.minibatch}")
+    flow = _flow(spec, target, key)
     return Evolve(
-        _flow(spec, target, key),
+        Recorder(flow) if spec.record else flow,
         make("stepper", spec.stepper, STEPPERS),
         source,
         step_size=spec.step_size,

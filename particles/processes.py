@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from particles.cloud import Cloud
 from particles.flows.base import Flow
+from particles.flows.recording import Recorder, Tape
 from particles.keys import ROOT, Key
 from particles.potentials.base import Info
 from particles.steppers.base import Memory, Stepper
@@ -35,6 +36,8 @@ class Process(Protocol):
     def init(self) -> State: ...
 
     def step(self, state: State) -> tuple[State, Info]: ...
+
+    def recorded(self) -> Tape | None: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -90,6 +93,10 @@ class Evolve:
         moved = (cloud.x - state.cloud.x).square().sum(1).max().sqrt() / dt
         info = info | {"step_size": dt, "max_speed": moved}
         return State(state.k + 1, state.t + dt, cloud, memory), info
+
+    def recorded(self) -> Tape | None:
+        """What was recorded since the last call, or ``None`` if nothing is."""
+        return self.flow.take() if isinstance(self.flow, Recorder) else None
 
     def state_dict(self) -> dict[str, Any]:
         return self.flow.state_dict()

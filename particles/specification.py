@@ -90,6 +90,7 @@ class Specification:
         snapshot_every: The number of steps from snapshot to snapshot; by default ``log_every``.
         checkpoint_every: The number of steps from checkpoint to checkpoint.
         metric_size: The most points that W2 is measured on while a run goes on.
+        record: Whether the potentials are kept, so that new points can be transported later.
     """
 
     target: str
@@ -147,6 +148,7 @@ class Specification:
     snapshot_every: int | None = None
     checkpoint_every: int = 100
     metric_size: int = 500
+    record: bool = False
 
     def __post_init__(self) -> None:
         least = {

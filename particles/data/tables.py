@@ -64,11 +64,13 @@ class Table:
         return digest.hexdigest()
 
 
-def array_table(name: str, values: np.ndarray, label: np.ndarray | None = None, label_name: str = "label") -> Table:
+def array_table(
+    name: str, values: np.ndarray, label: np.ndarray | None = None, label_name: str = "label", least: int = 2
+) -> Table:
     """A table of unnamed columns ``x0``, ``x1``, …; a label column, if there is one, comes last.
 
     Raises:
-        ValueError: If the array is not one of at least two rows of finite real numbers.
+        ValueError: If the array is not one of at least ``least`` rows of finite real numbers.
     """
     if values.ndim == 1:
         values = values[:, None]
@@ -78,13 +80,13 @@ def array_table(name: str, values: np.ndarray, label: np.ndarray | None = None, 
         )
     frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
     if label is None:
-        return _frame_table(name, frame, None, header=True, first_line=1)
+        return _frame_table(name, frame, None, True, 1, least)
     if label.shape != (len(values),):
         raise ValueError(f"{name}: the labels need shape ({len(values)},), one per row, not {label.shape}")
-    return _frame_table(name, frame.assign(**{label_name: label}), label_name, header=True, first_line=1)
+    return _frame_table(name, frame.assign(**{label_name: label}), label_name, True, 1, least)
 
 
-def read_table(path: Path, label: str | None = None, header: bool | None = None) -> Table:
+def read_table(path: Path, label: str | None = None, header: bool | None = None, least: int = 2) -> Table:
     """Reads CSV (any usual separator), Parquet, ``.npy`` or ``.npz``.
 
     An ``.npz`` file holds the rows in its only array or in the one called ``x``; ``label`` may name another.
@@ -93,6 +95,7 @@ def read_table(path: Path, label: str | None = None, header: bool | None = None)
         path: The file.
         label: The column (or array) of classes, kept out of the numbers; text is welcome there alone.
         header: Whether the first line of a CSV names the columns; found out if ``None``.
+        least: The least number of rows; a flow needs 2.
 
     Raises:
         ValueError: If the file cannot be read as such, naming file, line and column.
@@ -106,13 +109,13 @@ def read_table(path: Path, label: str | None = None, header: bool | None = None)
         raise ValueError(f"{path} is empty")
     kind = path.suffix.lower()
     if kind in (".npy", ".npz"):
-        return _read_arrays(path, label)
+        return _read_arrays(path, label, least)
     if kind in (".parquet", ".pq"):
-        return _frame_table(str(path), _read_parquet(path), label, header=True, first_line=1)
-    return _read_csv(path, label, header)
+        return _frame_table(str(path), _read_parquet(path), label, True, 1, least)
+    return _read_csv(path, label, header, least)
 
 
-def _read_arrays(path: Path, label: str | None) -> Table:
+def _read_arrays(path: Path, label: str | None, least: int) -> Table:
     try:
         found = np.load(path, allow_pickle=False)
         arrays = found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
@@ -121,14 +124,14 @@ def _read_arrays(path: Path, label: str | None) -> Table:
     if isinstance(arrays, np.ndarray):
         if label is not None:
             raise ValueError(f"{path} is one array and has no column {label!r}; put rows and labels into an npz file")
-        return array_table(str(path), arrays)
+        return array_table(str(path), arrays, least=least)
     if label is not None and label not in arrays:
         raise ValueError(f"{path} has no array {label!r} for the labels; it holds {', '.join(arrays)}")
     rows = [name for name in arrays if name != label]
     chosen = "x" if "x" in rows else rows[0] if len(rows) == 1 else None
     if chosen is None:
         raise ValueError(f"{path} holds the arrays {', '.join(arrays)}; expected one, or one called x")
-    return array_table(str(path), arrays[chosen], arrays[label] if label else None, label or "label")
+    return array_table(str(path), arrays[chosen], arrays[label] if label else None, label or "label", least)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -140,7 +143,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
 
 
-def _read_csv(path: Path, label: str | None, header: bool | None) -> Table:
+def _read_csv(path: Path, label: str | None, header: bool | None, least: int) -> Table:
     try:
         text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
         while not text.rpartition("\n")[2].strip() and text:  # blank lines at the end
@@ -176,7 +179,7 @@ def _read_csv(path: Path, label: str | None, header: bool | None) -> Table:
     elif duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: the column name {duplicates[0]!r} occurs more than once")
     frame = _without_index(path, frame.rename(columns=lambda name: str(name).strip()))
-    return _frame_table(str(path), frame, label, header, first_line=2 if header else 1)
+    return _frame_table(str(path), frame, label, header, 2 if header else 1, least)
 
 
 def _separator(lines: Sequence[str]) -> str:
@@ -212,7 +215,7 @@ def _without_index(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _frame_table(name: str, frame: pd.DataFrame, label: str | None, header: bool, first_line: int) -> Table:
+def _frame_table(name: str, frame: pd.DataFrame, label: str | None, header: bool, first_line: int, least: int) -> Table:
     """Checks a frame and takes it apart; ``first_line`` is the number, in the file, of its first row."""
     place, classes = None, None
     if label is not None:
@@ -225,8 +228,9 @@ def _frame_table(name: str, frame: pd.DataFrame, label: str | None, header: bool
         frame = frame.drop(columns=label)
     if frame.shape[1] == 0:
         raise ValueError(f"{name} has no column of numbers")
-    if len(frame) < 2:
-        raise ValueError(f"{name} has {len(frame)} row{'s' * (len(frame) != 1)}; a flow needs at least 2")
+    if len(frame) < least:
+        needed = "a flow needs at least 2" if least == 2 else f"at least {least} is needed"
+        raise ValueError(f"{name} has {len(frame)} row{'s' * (len(frame) != 1)}; {needed}")
     values = np.empty(frame.shape)
     for i, column in enumerate(frame.columns):
         values[:, i] = _numbers(name, str(column), frame[column], first_line)

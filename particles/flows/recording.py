@@ -98,6 +98,11 @@ class Replay(Flow):
         """Begins another tape."""
         self.potentials, self.numbers = list(tape["potentials"]), list(tape["numbers"])
 
+    def check_done(self) -> None:
+        """Raises unless the step asked for everything on its tape."""
+        if self.potentials or self.numbers:
+            raise ValueError("the recorded step has more in it than its stepper asks for")
+
     def velocity(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         if not self.potentials:
             raise ValueError("the recorded step has fewer velocities than its stepper asks for")
@@ -105,7 +110,9 @@ class Replay(Flow):
             try:
                 self.flow.recall(_mapped(record, lambda tensor: tensor.to(cloud.x.device)))
             except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-                raise ValueError(f"the recorded potential is not of this flow ({str(error).partition(chr(10))[0]})") from None
+                raise ValueError(
+                    f"the recorded potential is not of this flow ({str(error).partition(chr(10))[0]})"
+                ) from None
         return self.flow.ride(t, cloud, key), {}
 
     def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:

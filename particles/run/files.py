@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+UNREADABLE = (
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    EOFError,
+    OSError,
+    pickle.UnpicklingError,
+)
+"""What reading a damaged file can raise."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what it adds."""
+    return str(error).strip().partition("\n")[0]
 
 
 @contextmanager

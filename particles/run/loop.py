@@ -48,8 +48,8 @@ def simulate(
 ) -> State:
     """Takes a process to step ``stop``, from wherever its store left off.
 
-    Measurements stay on their device until a step is logged, or every step where the device is the host;
-    then they are fetched at once and checked.
+    Measurements stay on their device until a step is logged, or every step where the device is the host or the run is
+    recorded; then they are fetched at once and checked.
 
     Arguments:
         process: What is repeated.
@@ -81,15 +81,18 @@ def simulate(
         while state.k < stop and not (at_rest and at_rest([row for row in store.rows if store.logs(int(row["step"]))])):
             state, info = process.step(state)
             pending.append((state.k, info))
+            tape = process.recorded()
             last = state.k == stop or bool(asked)
             logged = last or store.logs(state.k)
-            if logged or state.cloud.x.device.type == "cpu":
+            if logged or tape is not None or state.cloud.x.device.type == "cpu":
                 try:
                     row = _checked(pending)
                 except Diverged:
                     store.diverged(good)
                     raise
                 good, pending = state, []
+            if tape is not None:
+                store.keep(state.k, tape)
             if logged:
                 store.log(state, row | _look(observers, state))
             if last or store.saves(state.k):

@@ -8,6 +8,7 @@ A run folder holds
 * ``trajectory.npy``: the particles at some of them, with shape (T, M, d), in the units of the target, and
   ``trajectory.csv``: which steps those are;
 * ``checkpoint.pt``: the last saved state, replaced at one stroke;
+* ``potentials/``: of a recorded run, a file per step with what new points need to follow it;
 * ``particles.csv`` (and ``carried.csv``): the end, in the units and columns of the target;
 * ``diverged.csv``: the last good particles, if a step gave a number that is not finite.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import io
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +27,10 @@ import torch
 
 from particles.cloud import Cloud
 from particles.data.tables import Schema
+from particles.flows.recording import Tape
 from particles.processes import Process, State
-from particles.run.files import GrowingArray, replacing
+from particles.run.files import UNREADABLE, GrowingArray, first_line, replacing
+from particles.run.recording import Recording
 
 Row = dict[str, float]
 
@@ -37,16 +39,6 @@ class RunError(ValueError):
     """A run that cannot be gone on with."""
 
 
-UNREADABLE = (
-    RuntimeError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    EOFError,
-    OSError,
-    pickle.UnpicklingError,
-)
 FILES = (
     *("spec.toml", "data.npz", "series.csv", "trajectory.npy", "trajectory.csv", "checkpoint.pt", "particles.csv"),
     *("carried.csv", "diverged.csv", "summary.json", "figure.png"),
@@ -57,6 +49,7 @@ def clear(path: Path) -> None:
     """Removes a run from a folder, and nothing else."""
     for name in FILES:
         (path / name).unlink(missing_ok=True)
+    Recording(path).clear()
 
 
 class Store(ABC):
@@ -89,6 +82,10 @@ class Store(ABC):
         """Saves a state, and what the next step depends on."""
 
     @abstractmethod
+    def keep(self, k: int, tape: Tape) -> None:
+        """Keeps what was recorded on the way to step k, in place of what an earlier way there left."""
+
+    @abstractmethod
     def diverged(self, state: State) -> None:
         """Keeps the last good state of a run that ended in numbers that are not finite."""
 
@@ -105,12 +102,14 @@ class Memory(Store):
 
     Attributes:
         clouds: The cloud of every row.
+        tapes: What was recorded, by the step that it leads to.
     """
 
     def __init__(self, log_every: int = 1):
         self.log_every = log_every
         self.rows: list[Row] = []
         self.clouds: list[Cloud] = []
+        self.tapes: dict[int, Tape] = {}
 
     def logs(self, k: int) -> bool:
         return k % self.log_every == 0
@@ -127,6 +126,9 @@ class Memory(Store):
 
     def save(self, state: State, process: Process) -> None:
         pass
+
+    def keep(self, k: int, tape: Tape) -> None:
+        self.tapes[k] = tape
 
     def diverged(self, state: State) -> None:
         self.clouds.append(state.cloud)
@@ -196,7 +198,7 @@ class Folder(Store):
             if not {"k", "t", "x", "memory", "process"} <= saved.keys():
                 raise ValueError("it is not a checkpoint")
         except UNREADABLE as error:
-            raise RunError(f"{path} cannot be read ({_first_line(error)}); begin a new run") from None
+            raise RunError(f"{path} cannot be read ({first_line(error)}); begin a new run") from None
         return dict(saved)
 
     def resume(self, process: Process) -> State | None:
@@ -210,7 +212,7 @@ class Folder(Store):
             state = State(saved["k"], saved["t"], first.cloud.at(saved["x"].to(device)), memory)
             self._keep(lambda k: k <= state.k, lambda k: k <= state.k)
         except UNREADABLE as error:
-            raise RunError(f"{self.path} does not fit its spec.toml ({_first_line(error)}); begin a new run") from None
+            raise RunError(f"{self.path} does not fit its spec.toml ({first_line(error)}); begin a new run") from None
         self.saved = self.resumed = state.k
         return state
 
@@ -269,6 +271,9 @@ class Folder(Store):
             torch.save(saved, draft)
         self.saved = state.k
 
+    def keep(self, k: int, tape: Tape) -> None:
+        Recording(self.path).write(k, tape)
+
     def diverged(self, state: State) -> None:
         self._export(state.cloud.active, "diverged.csv")
 
@@ -316,7 +321,3 @@ def _read(path: Path) -> list[Row]:
 def _number(text: str) -> float:
     """An integer stays one, so that a row which is written again is the same row."""
     return int(text) if text.isdigit() else float(text)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,170 @@
+"""``particles transport``"""
+
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from particles.cli.closing import Progress
+from particles.cli.options import spelt, usage
+
+from particles.specification import Specification
+
+OTHER_KINDS = (".npy", ".npz", ".parquet", ".pq")
+
+
+@click.command("transport")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-i", "--input", "given", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The new points."
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="CSV file for where they go, in the columns, types and units of the run's target.",
+)
+@click.option("--to", "stop", type=int, metavar="STEP", help="Stop after this step.  [default: the last one]")
+@click.option(
+    "--trajectory",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="npy file for their paths at the steps of the run's trajectory.npy, and the last: shape (T, n, d), in data units.",
+)
+@click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: the run's]")
+@click.option("--overwrite", is_flag=True, help="Replace --output and --trajectory if they are there.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar and no closing line.")
+def command(
+    run: Path,
+    given: Path,
+    output: Path,
+    stop: int | None,
+    trajectory: Path | None,
+    device: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Move new points along the flow of RUN, a run folder made with --record.
+
+    \b
+    They go where they would have gone as carried particles of the run (simulate --carried), and influence nothing. The
+    file has the columns of the run's target, with the same classes if it has classes. Examples:
+      particles simulate --target data.csv --record --output runs/data
+      particles transport runs/data --input new.csv --output moved.csv
+      particles transport runs/data --input new.csv --output halfway.csv --to 250 --trajectory paths.npy
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    from particles.build import build
+    from particles.run.files import replacing
+    from particles.run.loop import Diverged
+
+    try:
+        spec = _specification(run, device)
+        _check_apart(run, spec, given, {"--output": output, "--trajectory": trajectory}, overwrite)
+        simulation = build(spec)
+        simulation.check_data(run)
+        cloud = _points(simulation, given)
+        stop = _last(simulation, run) if stop is None else stop
+        with Progress(stop, quiet) as bar:
+            paths = _Paths(simulation, trajectory, stop, bar)
+            moved = _moved(simulation, run, cloud, stop, paths)
+        paths.write()
+        with replacing(output) as draft:
+            simulation.schema.write(moved, draft)
+    except (ValueError, FileNotFoundError) as error:
+        raise usage(error) from None
+    except Diverged as error:
+        click.echo(f"Diverged: {spelt(str(error))}; nothing is written.", err=True)
+        sys.exit(3)
+    except OSError as error:
+        raise click.UsageError(f"{error.filename or output}: {error.strerror or error}") from None
+    except KeyboardInterrupt:
+        click.echo("Interrupted; nothing is written.", err=True)
+        sys.exit(130)
+    if not quiet:
+        click.echo(f"{output}: {len(moved)} point{'s' * (len(moved) != 1)} at step {stop}")
+
+
+def _specification(run: Path, device: str | None) -> Specification:
+    if not (run / "spec.toml").is_file():
+        raise ValueError(f"{run} is not a run folder: it has no spec.toml")
+    spec, _ = Specification.load(run / "spec.toml")
+    return spec if device is None else dataclasses.replace(spec, device=device)
+
+
+def _check_apart(run: Path, spec: Specification, given: Path, written: dict[str, Path | None], overwrite: bool) -> None:
+    """Refuses to write over what is read, and over anything without --overwrite."""
+    from particles.run.store import FILES
+
+    read = {given.resolve(), *(Path(name).resolve() for name in (spec.target, spec.source))}
+    read |= {(run / name).resolve() for name in FILES}
+    chosen = {option: path for option, path in written.items() if path is not None}
+    for option, path in chosen.items():
+        if path.resolve() in read:
+            raise ValueError(f"{option} {path} is the input, or a file of the run; name another file")
+        if path.is_dir():
+            raise ValueError(f"{option} {path} is a folder; name a file")
+        if path.exists() and not overwrite:
+            raise ValueError(f"{option} {path} is there already; replace it (--overwrite), or name another file")
+        if not path.parent.is_dir():
+            raise ValueError(f"{option} {path}: there is no folder {path.parent}")
+    if len({path.resolve() for path in chosen.values()}) < len(chosen):
+        raise ValueError("--output and --trajectory are the same file; name two")
+    if (output := chosen["--output"]).suffix.lower() in OTHER_KINDS:
+        raise ValueError(f"--output {output} would hold CSV; name a .csv file")
+
+
+def _points(simulation: Any, path: Path) -> Any:
+    from particles.data.tables import read_table
+
+    spec = simulation.spec
+    table = read_table(path, spec.label, spec.header, least=1)
+    return simulation.schema.encode(table, simulation.target.x.device)
+
+
+def _last(simulation: Any, run: Path) -> int:
+    """The last step of the run: that of its checkpoint, or a later one that was recorded before it was cut off."""
+    from particles.run.recording import Recording
+    from particles.run.store import Folder
+
+    last: int = max(*Recording(run), Folder(run, simulation.schema).reached() or 0, 0)
+    return last
+
+
+def _moved(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
+    """The points at step ``stop``; ``look`` is called with the state of every step."""
+    from particles.run.recording import Recording
+    from particles.run.transport import transport
+
+    if not simulation.spec.record:
+        raise ValueError(
+            f"{run} kept no potentials; repeat the run with --record, or let new points ride along with --carried"
+        )
+    return transport(simulation.process, Recording(run), cloud, stop, look)
+
+
+class _Paths:
+    """The trajectory of the points, at the steps at which the run has its own, and at the last; it moves the bar."""
+
+    def __init__(self, simulation: Any, path: Path | None, stop: int, bar: Progress):
+        self.schema, self.every, self.path, self.stop = simulation.schema, simulation.spec.snapshot_every, path, stop
+        self.bar = bar
+        self.taken: list[Any] = []
+
+    def __call__(self, state: Any) -> None:
+        self.bar(state.k, {})
+        if self.path is not None and (state.k % self.every == 0 or state.k == self.stop):
+            self.taken.append(self.schema.points(state.cloud.x))
+
+    def write(self) -> None:
+        import numpy as np
+
+        from particles.run.files import replacing
+
+        if self.path is not None:
+            with replacing(self.path) as draft, open(draft, "wb") as file:
+                np.save(file, np.stack(self.taken))
