@@ -66,21 +66,24 @@ class Softplus(Activation):
 
 
 class GroupSort(Activation):
-    """Sorts neighbouring pairs of features; it keeps the norm of gradients (Anil et al., arXiv 1811.05381)."""
+    """Sorts pairs of features; it keeps the norm of gradients (Anil et al., arXiv 1811.05381).
+
+    A feature's partner is half the width away: the halves are contiguous, which is several times faster than neighbours are.
+    """
 
     even = True
 
     def __call__(self, z: Tensor) -> Tensor:
-        pairs = z.unflatten(-1, (-1, 2))
-        return torch.stack((pairs.amin(-1), pairs.amax(-1)), -1).flatten(-2)
+        a, b = z.chunk(2, -1)
+        return torch.cat((torch.minimum(a, b), torch.maximum(a, b)), -1)
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = z.unflatten(-1, (-1, 2))
-        return self(z), pairs[..., :1] > pairs[..., 1:]
+        a, b = z.chunk(2, -1)
+        return self(z), a > b
 
     def pull(self, gradient: Tensor, kept: Tensor) -> Tensor:
-        pairs = gradient.unflatten(-1, (-1, 2))
-        return torch.where(kept, pairs.flip(-1), pairs).flatten(-2)
+        a, b = gradient.chunk(2, -1)
+        return torch.cat((torch.where(kept, b, a), torch.where(kept, a, b)), -1)
 
 
 ACTIVATIONS: dict[str, Activation] = {
