@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from particles.potentials.kernel import mmd as mmd
     from particles.potentials.neural import NeuralPotential as NeuralPotential
     from particles.potentials.per_class import PerClass as PerClass
+    from particles.potentials.plan import Plan as Plan
+    from particles.potentials.plan import proximal_plan as proximal_plan
     from particles.potentials.transport import TransportPotential as TransportPotential
     from particles.processes import Evolve as Evolve
     from particles.processes import State as State
@@ -67,10 +69,15 @@ if TYPE_CHECKING:
     from particles.run.store import Memory as Memory
     from particles.run.transport import transport as transport
     from particles.specification import Specification as Specification
+    from particles.steppers.adams import AdamsBashforth as AdamsBashforth
+    from particles.steppers.adaptive import Adaptive as Adaptive
     from particles.steppers.base import Stepper as Stepper
+    from particles.steppers.cfl import cfl as cfl
     from particles.steppers.euler import Euler as Euler
+    from particles.steppers.proximal import Proximal as Proximal
     from particles.steppers.runge_kutta import RungeKutta as RungeKutta
     from particles.steppers.runge_kutta import heun as heun
+    from particles.steppers.runge_kutta import rk4 as rk4
 
 _HOMES = {
     "build": ["Simulation"],
@@ -88,6 +95,7 @@ _HOMES = {
     "potentials.kantorovich": ["ExactKantorovich", "NeuralKantorovich", "SinkhornKantorovich"],
     "potentials.kernel": ["KernelPotential", "kale", "mmd"],
     "potentials.per_class": ["PerClass"],
+    "potentials.plan": ["Plan", "proximal_plan"],
     "potentials.transport": ["TransportPotential"],
     "keys": ["Key"],
     "metrics.energy": ["energy_distance"],
@@ -105,9 +113,13 @@ _HOMES = {
     "run.recording": ["Recording"],
     "run.store": ["Folder", "Memory"],
     "run.transport": ["transport"],
+    "steppers.adams": ["AdamsBashforth"],
+    "steppers.adaptive": ["Adaptive"],
     "steppers.base": ["Stepper"],
+    "steppers.cfl": ["cfl"],
     "steppers.euler": ["Euler"],
-    "steppers.runge_kutta": ["RungeKutta", "heun"],
+    "steppers.proximal": ["Proximal"],
+    "steppers.runge_kutta": ["RungeKutta", "heun", "rk4"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -37,6 +37,12 @@ KERNELS = {
 STEPPERS = {
     "euler": "steppers.euler.Euler",
     "heun": "steppers.runge_kutta.heun",
+    "rk4": "steppers.runge_kutta.rk4",
+    "ab2": "steppers.adams.ab2",
+    "ab3": "steppers.adams.ab3",
+    "ab4": "steppers.adams.ab4",
+    "adaptive": "steppers.adaptive.Adaptive",
+    "proximal": "steppers.proximal.Proximal",
 }
 TOYS = {
     "moons": "data.toy.moons",

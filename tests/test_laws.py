@@ -37,6 +37,17 @@ FLOW_SETTINGS = {
 }
 
 
+OTHERS = [name for name in STEPPERS if name != "euler"]
+"""The steppers that are not crossed with every flow and divergence, but with a few that are unlike each other."""
+STEPPERS_AND_DIVERGENCES = [*itertools.product(["euler"], DIVERGENCES), *itertools.product(OTHERS, ["kl"])]
+STEPPERS_AND_FLOWS = [
+    *itertools.product(["euler"], FLOW_SETTINGS),
+    *itertools.product(OTHERS, ["lipschitz", "transport", "w2"]),
+]
+REACH = {"ab2": 2, "ab3": 11 / 3, "ab4": 20 / 3}
+"""How many times as fast as the fastest velocity a step may be, where some weights of velocities are negative."""
+
+
 def run(path, stop, **settings):
     simulation = build(Specification(**SMALL | settings, steps=stop))
     return simulate(simulation.process, stop, simulation.store(path), simulation.observers)
@@ -48,16 +59,15 @@ def contents(path):
     }
 
 
-@pytest.mark.parametrize(("divergence", "stepper"), list(itertools.product(DIVERGENCES, STEPPERS)))
+@pytest.mark.parametrize(("stepper", "divergence"), STEPPERS_AND_DIVERGENCES)
 @pytest.mark.parametrize("batch_size", [None, 8])
-def test_a_run_in_two_parts_is_the_run(tmp_path, divergence, stepper, batch_size):
+def test_a_run_in_two_parts_is_the_run(tmp_path, stepper, divergence, batch_size):
     in_two_parts(tmp_path, {"divergence": divergence, "stepper": stepper, "batch_size": batch_size})
 
 
-@pytest.mark.parametrize("stepper", list(STEPPERS))
-@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
-def test_a_run_of_any_flow_in_two_parts_is_the_run(tmp_path, flow, stepper):
-    in_two_parts(tmp_path, flow | {"stepper": stepper})
+@pytest.mark.parametrize(("stepper", "flow"), STEPPERS_AND_FLOWS)
+def test_a_run_of_any_flow_in_two_parts_is_the_run(tmp_path, stepper, flow):
+    in_two_parts(tmp_path, FLOW_SETTINGS[flow] | {"stepper": stepper})
 
 
 def in_two_parts(tmp_path, settings):
@@ -85,9 +95,8 @@ def in_two_parts(tmp_path, settings):
     assert contents(tmp_path / "whole") == contents(tmp_path / "parts")
 
 
-@pytest.mark.parametrize("divergence", list(DIVERGENCES))
-@pytest.mark.parametrize("stepper", list(STEPPERS))
-def test_speed_limit_and_same_bits(tmp_path, divergence, stepper):
+@pytest.mark.parametrize(("stepper", "divergence"), STEPPERS_AND_DIVERGENCES)
+def test_speed_limit_and_same_bits(tmp_path, stepper, divergence):
     """No particle is ever faster than L; the same seed gives the same bits, another one does not."""
     first = run(tmp_path / "a", 10, divergence=divergence, stepper=stepper, lipschitz=0.3)
     again = run(tmp_path / "b", 10, divergence=divergence, stepper=stepper, lipschitz=0.3)
@@ -96,7 +105,7 @@ def test_speed_limit_and_same_bits(tmp_path, divergence, stepper):
     assert not torch.equal(first.cloud.x, other.cloud.x)
     series = Run.open(tmp_path / "a").series
     assert series["max_gradient"].max() <= 0.3 * (1 + 1e-6)
-    assert series["max_speed"].max() <= 0.3 * (1 + 1e-5)
+    assert series["max_speed"].max() <= 0.3 * REACH.get(stepper, 1) * (1 + 1e-5)
     assert (series["kinetic_energy"].dropna() <= 0.3**2 / 2).all()
     assert series["kinetic_energy"].max() > 0
 

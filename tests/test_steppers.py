@@ -1,5 +1,6 @@
 """Time integrators and processes."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,22 +8,28 @@ import pytest
 import torch
 from problems import DOUBLE, Analytic, normal, rotated, rotating
 
-from particles import Cloud, Euler, Evolve, Key, heun, simulate
+from particles import AdamsBashforth, Adaptive, Cloud, Euler, Evolve, Key, Memory, RungeKutta, cfl, heun, rk4, simulate
+from particles.metrics.memorisation import spacing
 from particles.names import STEPPERS, make
-from particles.steppers.runge_kutta import HEUN
+from particles.run.loop import Diverged
+from particles.steppers.adams import coefficients
+from particles.steppers.runge_kutta import BOGACKI_SHAMPINE, HEUN, RK4
 
-ALL = [make("stepper", name, STEPPERS) for name in STEPPERS]
+ALL = {name: make("stepper", name, STEPPERS) for name in STEPPERS if name != "proximal"}  # that one needs a gradient
+# Nothing rejected: the order is that of the substeps, one per step.
+ALL |= {"adaptive": Adaptive(1.0), "bogacki-shampine": RungeKutta(BOGACKI_SHAMPINE)}
 
 
-@pytest.mark.parametrize("stepper", ALL, ids=list(STEPPERS))
-def test_order_of_convergence(stepper):
-    """The error at time 1 of a field that depends on time falls like h to the power of the order."""
+@pytest.mark.parametrize("decay", [math.inf, 0.5], ids=["constant", "decaying"])
+@pytest.mark.parametrize("stepper", ALL.values(), ids=list(ALL))
+def test_order_of_convergence(stepper, decay):
+    """The error of a field that depends on time falls like h to the power of the order, for steps that shrink to a third too."""
     x = normal(5, 2, "x")
     errors = []
-    for steps in (40, 80, 160):
-        process = Evolve(Analytic(rotating), stepper, Cloud(x), step_size=1 / steps)
-        end = simulate(process, steps).cloud.x
-        errors.append(float((end - rotated(x, 1.0)).norm()))
+    for steps in (80, 160, 320):
+        process = Evolve(Analytic(rotating), stepper, Cloud(x), step_size=1 / steps, decay=decay * steps)
+        end = simulate(process, steps)
+        errors.append(float((end.cloud.x - rotated(x, end.t)).norm()))
     slopes = np.diff(np.log2(errors))
     np.testing.assert_allclose(-slopes, stepper.order, atol=0.1)
 
@@ -39,10 +46,194 @@ def test_heun_by_hand():
     torch.testing.assert_close(end, (1 - 0.1 + 0.005) ** 7 * x)
 
 
-def test_tableau_is_consistent():
-    assert sum(HEUN.b) == 1
-    assert [sum(row) for row in HEUN.a] == list(HEUN.c)
-    assert sum(b * c for b, c in zip(HEUN.b, HEUN.c)) == 1 / 2
+@pytest.mark.parametrize("tableau", [HEUN, BOGACKI_SHAMPINE, RK4], ids=["heun", "bogacki-shampine", "rk4"])
+def test_tableau_is_consistent(tableau):
+    """The conditions of Butcher's rooted trees up to the order, and one beyond it that fails."""
+    a = np.array([[*row, *[0] * (len(tableau.b) - len(row))] for row in tableau.a])
+    b, c = np.array(tableau.b), np.array(tableau.c)
+    np.testing.assert_allclose(a.sum(1), c, atol=1e-15)
+    conditions = [
+        [(b.sum(), 1)],
+        [(b @ c, 1 / 2)],
+        [(b @ c**2, 1 / 3), (b @ a @ c, 1 / 6)],
+        [(b @ c**3, 1 / 4), (b @ (c * (a @ c)), 1 / 8), (b @ a @ c**2, 1 / 12), (b @ a @ a @ c, 1 / 24)],
+        [(b @ c**4, 1 / 5)],
+    ]
+    for value, theory in itertools.chain(*conditions[: tableau.order]):
+        assert value == pytest.approx(theory, abs=1e-15)
+    assert any(abs(value - theory) > 1e-3 for value, theory in conditions[tableau.order])
+
+
+def test_rk4_by_hand():
+    x = normal(4, 3, "x")
+    end = simulate(Evolve(Analytic(lambda t, x: -x), rk4(), Cloud(x), step_size=0.1), 7).cloud.x
+    torch.testing.assert_close(end, (1 - 0.1 + 0.1**2 / 2 - 0.1**3 / 6 + 0.1**4 / 24) ** 7 * x)
+
+
+@pytest.mark.parametrize(
+    "textbook", [(3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24)], ids=len
+)
+def test_adams_coefficients_of_constant_steps(textbook):
+    times = [1000.0 - 0.125 * i for i in range(len(textbook))]
+    np.testing.assert_allclose(coefficients(times, 0.125), textbook, rtol=1e-12)
+
+
+def test_adams_coefficients_of_a_step_that_was_halved():
+    """Of order 2: 1 + h / (2 h') and −h / (2 h'), h after h'."""
+    np.testing.assert_allclose(coefficients([3.0, 2.0], 0.5), [1.25, -0.25], rtol=1e-14)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_adams_is_exact_for_polynomials_in_time(order):
+    """x' = t to the power of order − 1, with steps that decay: also the starting methods are exact."""
+    process = Evolve(
+        Analytic(lambda t, x: 0 * x + t ** (order - 1)),
+        AdamsBashforth(order),
+        Cloud(torch.zeros(1, 1, dtype=DOUBLE)),
+        step_size=0.3,
+        decay=5,
+    )
+    end = simulate(process, 20)
+    assert float(end.cloud.x) == pytest.approx(end.t**order / order, rel=1e-13)
+    assert [len(part) for part in end.memory] == [1] * (order - 1) + [order - 1]
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_adams_takes_one_velocity_per_step(order):
+    calls = []
+
+    def counting(t, x):
+        calls.append(t)
+        return -x
+
+    simulate(Evolve(Analytic(counting), AdamsBashforth(order), Cloud(normal(2, 2, "x")), step_size=0.1), 10)
+    assert len(calls) == order * (order - 1) + (10 - (order - 1))
+
+
+def test_bad_settings_of_steppers():
+    with pytest.raises(ValueError, match="order must be 2, 3 or 4, not 5"):
+        AdamsBashforth(5)
+    for tolerance in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="tolerance must be a length"):
+            Adaptive(tolerance)
+
+
+def adaptive_run(formula, tolerance, x, step_size, steps, **settings):
+    store = Memory()
+    process = Evolve(Analytic(formula), Adaptive(tolerance), Cloud(x, **settings), step_size=step_size)
+    end = simulate(process, steps, store)
+    return end, store.rows[1:]
+
+
+def test_adaptive_error_is_proportional_to_the_tolerance():
+    x = normal(5, 2, "x")
+    tolerances, errors = 10.0 ** -np.arange(3, 8), []
+    for tolerance in tolerances:
+        end, rows = adaptive_run(rotating, tolerance, x, 1.0, 2)
+        errors.append(float((end.cloud.x - rotated(x, 2.0)).norm(dim=1).max()))
+        assert end.t == 2.0
+        assert max(row["error"] for row in rows) <= tolerance
+    slopes = np.diff(np.log10(errors)) / np.diff(np.log10(tolerances))
+    np.testing.assert_allclose(slopes, 1, atol=0.2)
+
+
+def test_adaptive_estimate_by_hand():
+    """For x' = −x the solutions are 1 − h + h²/2 − h³/6 and 1 − h (7/24 k1 + k2/4 + k3/3 + k4/8) in units of x."""
+    h = 0.1
+    x = torch.tensor([[3.0, 4.0], [0.5, 0.0]], dtype=DOUBLE)
+    end, (row,) = adaptive_run(lambda t, x: -x, 1.0, x, h, 1)
+    third = 1 - h + h**2 / 2 - h**3 / 6
+    k2 = 1 - h / 2
+    k3 = 1 - 3 / 4 * h * k2
+    second = 1 - h * (7 / 24 + k2 / 4 + k3 / 3 + third / 8)
+    torch.testing.assert_close(end.cloud.x, third * x)
+    assert row["error"] == pytest.approx(5 * abs(third - second), rel=1e-10)
+    assert (row["substeps"], row["rejected"]) == (1, 0)
+    assert float(end.memory[0]) == pytest.approx(5 * h)  # the most that a size grows
+
+
+def test_adaptive_takes_small_substeps_where_they_are_needed():
+    """A pull that is strong until t = 1/2: nearly all substeps are there."""
+    x = normal(5, 2, "x")
+    end, rows = adaptive_run(lambda t, x: -(100 if t < 0.5 else 1) * (x - 1), 1e-5, x, 0.5, 4)
+    substeps = [row["substeps"] for row in rows]
+    assert substeps[0] > 5 * max(substeps[2:])
+    assert rows[0]["rejected"] > 0
+    still = (x - 1) * math.exp(-50 - 1.5)
+    torch.testing.assert_close(end.cloud.x, 1 + still, rtol=0, atol=1e-4)
+
+
+def test_rejected_substeps_leave_no_trace():
+    """A step begun with a size that is rejected once, and one begun with the size that is tried next."""
+    x = Cloud(normal(5, 2, "x"))
+    flow, stepper, key = Analytic(rotating), Adaptive(1e-5), Key.of(0)
+    a, memory, info = stepper.step(flow, 0.0, 0.3, x, stepper.init(), key)
+    assert info["rejected"] > 0
+    sizes = []
+
+    class Spy(Analytic):
+        def steer(self, number):
+            sizes.append(float(number))
+            return float(number)
+
+    stepper.step(Spy(rotating), 0.0, 0.3, x, stepper.init(), key)
+    size = 0.3
+    for error in sizes[: int(info["rejected"])]:
+        assert error > 1e-5
+        size *= max(0.2, 0.9 * (1e-5 / error) ** (1 / 3))
+    b, again, other = stepper.step(flow, 0.0, 0.3, x, (torch.tensor(size, dtype=DOUBLE),), key)
+    assert other["rejected"] == 0
+    assert torch.equal(a.x, b.x)
+    assert torch.equal(memory[0], again[0])
+
+
+def test_adaptive_ends_at_jumps():
+    """A velocity that jumps is no smoother in small substeps: the smallest one is accepted, and its error says so."""
+    x = torch.tensor([[0.3]], dtype=DOUBLE)
+    end, (row,) = adaptive_run(lambda t, x: -x.sign(), 1e-9, x, 1.0, 1)
+    assert row["error"] > 1e-9
+    assert row["substeps"] <= 1000
+    assert abs(float(end.cloud.x)) <= 1e-3
+
+
+def test_adaptive_ends_at_numbers_that_are_not_finite():
+    with pytest.raises(Diverged, match="error is nan"):
+        adaptive_run(lambda t, x: x / (t < 0.5), 1e-3, torch.zeros(1, 1, dtype=DOUBLE), 1.0, 1)
+
+
+def test_riders_have_no_say_in_the_error():
+    x, far = normal(5, 2, "x"), 100 * normal(3, 2, "far")
+    alone, rows = adaptive_run(rotating, 1e-4, x, 1.0, 2)
+    among, others = adaptive_run(rotating, 1e-4, torch.cat((x, far)), 1.0, 2, carried=3)
+    assert torch.equal(alone.cloud.x, among.cloud.active.x)
+    assert torch.equal(alone.memory[0], among.memory[0])
+    for name in ("substeps", "rejected", "error"):
+        assert [row[name] for row in rows] == [row[name] for row in others]
+
+
+def grid(side, step):
+    ticks = step * torch.arange(side, dtype=DOUBLE)
+    return Cloud(torch.cartesian_prod(ticks, ticks))
+
+
+def test_cfl_of_a_grid():
+    assert cfl(grid(12, 0.25), 2.0) == pytest.approx(0.125)
+    assert cfl(grid(12, 0.25), 2.0, size=7) == pytest.approx(0.125)  # their nearest ones are looked for among all
+    assert spacing(grid(12, 0.25)) == pytest.approx(0.25)
+
+
+def test_cfl_counts_points_at_one_place_once():
+    x = grid(5, 0.5).x
+    assert cfl(Cloud(torch.cat((x, x, x))), 1.0) == pytest.approx(0.5)
+    assert spacing(Cloud(torch.cat((x, x)))) == 0
+
+
+def test_bad_settings_of_cfl():
+    for lipschitz in (math.inf, math.nan, 0.0):
+        with pytest.raises(ValueError, match="without a finite, positive lipschitz no step size bounds the way"):
+            cfl(grid(3, 1.0), lipschitz)
+    with pytest.raises(ValueError, match="all target points are at one place"):
+        cfl(Cloud(torch.ones(4, 2)), 1.0)
 
 
 def test_stages_share_the_key():

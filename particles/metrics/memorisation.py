@@ -23,13 +23,20 @@ def nearest_ratio(particles: Cloud, training: Cloud, holdout: Cloud | None = Non
     most fresh points lie on training points and particles do not.
     """
     near = nearest_distance(particles, training)
-    fresh = _spacing(training) if holdout is None else nearest_distance(holdout, training)
+    fresh = spacing(training) if holdout is None else nearest_distance(holdout, training)
     return near / fresh if fresh > 0 else float("inf") if near > 0 else 1.0
 
 
-def _spacing(cloud: Cloud) -> float:
+def spacing(cloud: Cloud, among: Cloud | None = None) -> float:
+    """The median distance from a point of a cloud to its nearest other one; a length, in the units of the points.
+
+    Arguments:
+        cloud: The points.
+        among: All points, if ``cloud`` is only a part of them.
+    """
     from scipy.spatial import cKDTree
 
     x = cloud.x.detach().cpu().numpy()
-    distance, _ = cKDTree(x).query(x, k=2)
+    everywhere = x if among is None else among.x.detach().cpu().numpy()
+    distance, _ = cKDTree(everywhere).query(x, k=2)
     return float(torch.as_tensor(distance[:, 1]).quantile(0.5))
