@@ -90,32 +90,53 @@ class Squared(Radial):
 
 @dataclass(frozen=True)
 class Huber(Radial):
-    r""":math:`\frac{L}{2R} r^2` for r ≤ R and :math:`L r - LR/2` beyond, with :math:`r = \|x - y\|`.
+    r""":math:`\frac{L}{p R^{p-1}} r^p` for r ≤ R and :math:`L r - (1 - \frac1p) L R` beyond, with :math:`r = \|x - y\|`.
 
-    The infimal convolution of :math:`L r` and :math:`\frac{L}{2R} r^2`: the cost behind a W1 ⊕ W2 proximal problem
-    (arXiv 2407.11901) of terminal bound L and :math:`R = L T / \alpha`, and behind one W2-penalised step of size
-    :math:`R / L`.
+    The infimal convolution of :math:`L r` and :math:`\frac{L}{p R^{p-1}} r^p`: the cost behind a W1 ⊕ Wp proximal
+    problem (arXiv 2407.11901) of terminal bound L and running cost :math:`\frac{\alpha}{p} \|v\|^p`, with
+    :math:`R = T (L / \alpha)^{1/(p-1)}`. For p = 2, Huber's function, it is also the cost behind one W2-penalised step
+    of size :math:`R / L`.
 
     Arguments:
         lipschitz: The bound L, in units of the divergence per length.
-        radius: The distance R below which the cost is quadratic, a length.
+        radius: The distance R below which the cost is the power, a length.
+        power: The exponent p.
+
+    Raises:
+        ValueError: If a number is out of its range; p has to be above 1.
     """
 
     lipschitz: float = 1.0
     radius: float = 1.0
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.power > 1:
+            raise ValueError(f"power must be above 1, not {self.power}")
 
     def value(self, s: Any) -> Any:
         r = (s + TINY).sqrt()
         near = r.clamp(0.0, self.radius)
-        return near * (r - near * 0.5) * (self.lipschitz / self.radius)
+        if self.power == 2:
+            return near * (r - near * 0.5) * (self.lipschitz / self.radius)
+        bent = _power(near * (1 / self.radius), self.power) * (self.radius / self.power)
+        return (r - near + bent) * self.lipschitz
 
     def value_(self, s: Tensor) -> Tensor:
         r = s.sqrt_()
         near = r.clamp(max=self.radius)
-        return r.sub_(near, alpha=0.5).mul_(near.mul_(self.lipschitz / self.radius))
+        if self.power == 2:
+            return r.sub_(near, alpha=0.5).mul_(near.mul_(self.lipschitz / self.radius))
+        r.sub_(near)
+        return r.add_(near.div_(self.radius).pow_(self.power), alpha=self.radius / self.power).mul_(self.lipschitz)
 
     def slope(self, s: Any) -> Any:
-        return self.lipschitz / (s + TINY).sqrt().clamp(self.radius, 1e30)
+        r = (s + TINY).sqrt()
+        if self.power == 2:
+            return self.lipschitz / r.clamp(self.radius, 1e30)
+        bent = _power(r.clamp(0.0, self.radius) * (1 / self.radius), self.power - 2)
+        return bent * self.lipschitz / r.clamp(self.radius, 1e30)
 
 
 # Kernels
@@ -236,12 +257,13 @@ class Riesz(Kernel):
             raise ValueError(f"exponent must be between 0 and 2, not {self.exponent}")
 
     def value(self, s: Any) -> Any:
-        return (s + TINY).sqrt() * -1.0 if self.exponent == 1 else self._power(s, self.exponent / 2) * -1.0
+        return (s + TINY).sqrt() * -1.0 if self.exponent == 1 else _power(s + TINY, self.exponent / 2) * -1.0
 
     def slope(self, s: Any) -> Any:
         if self.exponent == 1:
             return (s + TINY).rsqrt() * -1.0
-        return self._power(s, self.exponent / 2 - 1) * -self.exponent
+        return _power(s + TINY, self.exponent / 2 - 1) * -self.exponent
 
-    def _power(self, s: Any, exponent: float) -> Any:
-        return ((s + TINY).log() * exponent).exp()  # KeOps' own power is in single precision
+
+def _power(x: Any, exponent: float) -> Any:
+    return (x.log() * exponent).exp()  # KeOps' own power is in single precision

@@ -401,6 +401,41 @@ def test_huber_is_an_infimal_convolution():
     torch.testing.assert_close(cost.slope(around), torch.full((2,), lipschitz / radius, dtype=DOUBLE))
 
 
+@pytest.mark.parametrize("power", [1.5, 2.0, 3.0])
+def test_power_huber_is_an_infimal_convolution(power):
+    """Of L r and L/(p R^(p−1)) r^p; its slope is that of the value, times r at most L."""
+    lipschitz, radius = 3.0, 0.7
+    cost = Huber(lipschitz, radius, power)
+    t = np.linspace(0, 5, 500_001)
+    r = torch.tensor([0.0, 0.1, 0.69, 0.7, 0.71, 2.0, 4.0], dtype=DOUBLE)
+    paid = lipschitz / (power * radius ** (power - 1)) * t**power
+    least = torch.tensor([np.min(lipschitz * np.abs(float(at) - t) + paid) for at in r], dtype=DOUBLE)
+    torch.testing.assert_close(cost.value(r**2), least, rtol=0, atol=2e-9)
+    torch.testing.assert_close(cost.value_(r**2), least, rtol=0, atol=2e-9)
+    r, step = torch.logspace(-2, 1, 50, dtype=DOUBLE), 1e-6
+    slope = (cost.value((r + step) ** 2) - cost.value((r - step) ** 2)) / (2 * step)
+    torch.testing.assert_close(cost.slope(r**2) * r, slope, rtol=1e-6, atol=1e-8)
+    for dtype in (torch.float32, DOUBLE):
+        s = torch.cat((torch.zeros(1), torch.logspace(-30, 6, 100))).to(dtype)
+        pull = cost.slope(s) * s.sqrt()
+        assert float(pull.max()) <= lipschitz * (1 + 1e-5)
+        assert bool(pull.isfinite().all())
+        assert float(pull[0]) == 0
+
+
+@pytest.mark.parametrize("d", [2, pairwise.DIRECT + 1])
+@pytest.mark.parametrize("power", [1.5, 3.0])
+def test_power_huber_has_gradients(power, d):
+    x, y = points(d)
+    g, cost = numbers(len(y), "g"), Huber(2.0, 1.5, power)
+    x.requires_grad_()
+    value, (_, found) = softmin(x, y, g, cost, 0.2), softmin_gradient(x.detach(), y, g, cost, 0.2)
+    torch.testing.assert_close(value, softmin(x.detach(), y, g, cost, 0.2), rtol=1e-9, atol=1e-9)
+    (expected,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert float(found.norm(dim=1).max()) <= 2 * (1 + 1e-9)
+
+
 def test_huber_lies_between_its_limits():
     """It is the distance for small radii, and the square L r² / 2R for large ones."""
     s = torch.logspace(-4, 2, 30, dtype=DOUBLE)
@@ -461,6 +496,8 @@ X, Y, G = torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(4)
         (lambda: Huber(-1.0), "lipschitz must be positive"),
         (lambda: Huber(1.0, -1.0), "radius must be .*finite, not -1.0"),
         (lambda: Huber(1.0, math.nan), "radius must be .*finite, not nan"),
+        *((lambda bad=bad: Huber(1.0, 1.0, bad), "power must be above 1, not") for bad in (0.5, 1.0)),
+        *((lambda bad=bad: Huber(1.0, 1.0, bad), "power must be positive and finite") for bad in (0.0, math.nan)),
         *(
             (lambda make=make: make(0.0), "bandwidth must be positive and finite, not 0.0")
             for make in (Gaussian, Laplacian, InverseMultiquadric, Multiquadric)
@@ -500,7 +537,12 @@ def test_keops_kernel_sums(capfd):
     """Formulas with a power and with a clamp."""
     x, y = points(2)
     b = numbers(len(y), "b")
-    for function, radial in ((kernel_product, Riesz(1.5)), (kernel_gradient, Huber(2.0, 1.5))):
+    for function, radial in (
+        (kernel_product, Riesz(1.5)),
+        (kernel_product, Huber(2.0, 1.5, 1.5)),
+        (kernel_gradient, Huber(2.0, 1.5)),
+        (kernel_gradient, Huber(2.0, 1.5, 3.0)),
+    ):
         ours, theirs = (function(x, y, b, radial, backend=name) for name in ("keops", "tiled"))
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     assert not pairwise._broken
