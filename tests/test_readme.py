@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame({"a": range(40), "b": [i**2 / 7 for i in range(40)]})
-    for name in ("data.csv", "before.csv", "after.csv"):
+    for name in ("data.csv", "before.csv", "after.csv", "new.csv"):
         frame.to_csv(name, index=False)
     frame.assign(**{"class": ["u", "v"] * 20}).to_csv("labelled.csv", index=False)
 
@@ -41,19 +41,20 @@ def test_commands_run_one_after_the_other():
         f"PARTICLES_{command}_{name}": value for command in ("SIMULATE", "COMPARE") for name, value in small.items()
     }
     commands = [line.partition("#")[0].partition("|")[0].split() for line in block.splitlines()]
-    assert len(commands) == 10
+    assert len(commands) == 12
     for words in commands:
         found = CliRunner().invoke(main, words[1:], env=environment, auto_envvar_prefix="PARTICLES")
         assert found.exit_code == 0, (words, found.output)
     assert pd.read_csv("runs/data/series.csv")["step"].iloc[-1] == 800
     assert len(pd.read_csv("runs/more/carried.csv")) == 500
     assert len(pd.read_csv("runs/labelled/particles.csv")) == 200
+    assert len(pd.read_csv("moved.csv")) == 40
 
 
 def test_options_that_are_named_exist():
-    from particles.cli import compare, simulate
+    from particles.cli import compare, simulate, transport
 
-    commands = (simulate.command, compare.command)
+    commands = (simulate.command, compare.command, transport.command)
     parameters = [parameter for command in commands for parameter in command.params]
     options = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
     usage, _, _ = TEXT.partition("## What was measured")  # the examples have options of their own

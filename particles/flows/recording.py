@@ -7,6 +7,7 @@ they been carried along.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +81,7 @@ class Recorder(Flow):
 class Replay(Flow):
     """A flow along which points go as riders of a recorded one, step by step from its beginning.
 
-    Its clouds have no carried points: all of them are riders. Nothing is measured.
+    Its clouds have no carried points: all of them are riders. Nothing is measured: their divergence is not a number.
 
     Arguments:
         flow: The flow that was recorded, or one built like it; its potential becomes what it was at each velocity.
@@ -113,7 +114,7 @@ class Replay(Flow):
                 raise ValueError(
                     f"the recorded potential is not of this flow ({str(error).partition(chr(10))[0]})"
                 ) from None
-        return self.flow.ride(t, cloud, key), {}
+        return self.flow.ride(t, cloud, key), {"divergence": math.nan}
 
     def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         return self.flow.ride(t, cloud, key), {}

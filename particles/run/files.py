@@ -29,16 +29,25 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to in place of ``path``; if all went well, it replaces ``path`` at one stroke."""
+def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """A name to write to in place of ``path``; if all went well, it replaces ``path`` at one stroke.
+
+    What is not ``lasting`` may be lost if the machine stops before ``settle``; it is not waited for then.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield draft
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())
+        if lasting:
+            settle(draft)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def settle(path: Path) -> None:
+    """Waits until a file is on its disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 class GrowingArray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from particles.flows.recording import Tape
-from particles.run.files import UNREADABLE, first_line, replacing
+from particles.run.files import UNREADABLE, first_line, replacing, settle
 
 
 class Recording(Mapping[int, Tape]):
@@ -21,6 +21,7 @@ class Recording(Mapping[int, Tape]):
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder) / "potentials"
+        self.loose: list[Path] = []
 
     def path(self, k: int) -> Path:
         """The file of the step that leads to step ``k``."""
@@ -52,10 +53,17 @@ class Recording(Mapping[int, Tape]):
         return dict(tape)
 
     def write(self, k: int, tape: Tape) -> None:
-        """Keeps the tape that leads to step ``k``, in place of an earlier one."""
+        """Keeps the tape that leads to step ``k``, in place of an earlier one; to be followed by ``settle``."""
         self.folder.mkdir(exist_ok=True)
-        with replacing(self.path(k)) as draft:
+        with replacing(self.path(k), lasting=False) as draft:
             torch.save(tape, draft)
+        self.loose.append(self.path(k))
+
+    def settle(self) -> None:
+        """Waits until all that was written is on its disk, which takes too long to do after every step."""
+        for path in self.loose:
+            settle(path)
+        self.loose.clear()
 
     def clear(self) -> None:
         """Removes all tapes, and nothing else."""

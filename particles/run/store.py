@@ -171,6 +171,7 @@ class Folder(Store):
         self.checkpoint_every = checkpoint_every
         self.progress = progress
         self.rows = []
+        self.recording = Recording(path)
         self.saved: int | None = None  # the step of the checkpoint
         self.resumed: int | None = None  # the step that the run was taken up at, until it has gone on from there
         path.mkdir(parents=True, exist_ok=True)
@@ -267,12 +268,13 @@ class Folder(Store):
             "memory": list(state.memory),
             "process": process.state_dict(),
         }
+        self.recording.settle()  # the steps up to a checkpoint are never done again
         with replacing(self.path / "checkpoint.pt") as draft:
             torch.save(saved, draft)
         self.saved = state.k
 
     def keep(self, k: int, tape: Tape) -> None:
-        Recording(self.path).write(k, tape)
+        self.recording.write(k, tape)
 
     def diverged(self, state: State) -> None:
         self._export(state.cloud.active, "diverged.csv")
