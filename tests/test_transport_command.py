@@ -58,7 +58,7 @@ def contents(path):
 
 def follow(settings):
     """New points equal to riders end where those ended, one alone and all together; particles end as themselves."""
-    simulation, end = recorded(**settings)
+    _, end = recorded(**settings)
     source, recording = made(**settings).process.source, Recording("run")
     assert list(recording) == list(range(1, STEPS + 1))
     process = made(**settings).process
@@ -193,7 +193,7 @@ def test_bad_recordings():
     riders, tapes = simulation.process.source.riders, dict(Recording("run"))
 
     def refused(tapes, cloud=riders, stop=None):
-        with pytest.raises(ValueError) as found:
+        with pytest.raises(ValueError, match=r"\w") as found:
             transport(made().process, tapes, cloud, stop)
         return str(found.value)
 
