@@ -32,7 +32,8 @@ class ExactKantorovich(Potential):
 
     At a particle ∇ψ is its place less the mean of the target points that it is matched to (for other points at its place: that all
     particles there are); anywhere else it is that of
-    :math:`\psi(y) = \min_j \{\frac12\|x_j - y\|^2 - \varphi_j\}`. The time grows like the cube of the number of points: a few thousand at most.
+    :math:`\psi(y) = \min_j \{\frac12\|x_j - y\|^2 - \varphi_j\}`, and points that are no particles (carried or new ones) head for one
+    target point each, near ones for different ones. The time grows like the cube of the number of points: a few thousand at most.
     Between samples of equal size and without weights particles are matched one to one, the matching never changes along the flow,
     and W2 shrinks by exactly 1 − h per Euler step.
     """
