@@ -78,23 +78,29 @@ def test_nothing_moves_between_equal_clouds(divergence):
     assert plan.lower == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("alpha", [0.5, 2.0])
-def test_bracket_against_direct_minimisation(alpha):
-    """D(P_Z ‖ Q) + α/2T mean ‖z − x‖² over 60 ends Z, each from its own x: particles that may not split stay a little above."""
+@pytest.mark.parametrize(("alpha", "above"), [(0.5, 0.04), (2.0, 0.005)])
+def test_bracket_against_direct_minimisation(alpha, above):
+    """D(P_Z ‖ Q) + α/2T mean ‖z − x‖² over 60 ends Z, one for each x: never below the bracket, and near it.
+
+    Points that may not split stay above; more so for a small α, where most of them end on the data.
+    """
     p, q = pair()
-    fitted = TransportPotential(KL(), epsilon=0.01, debias=False, tolerance=1e-3, max_iterations=500)
+    flat = p.x.flatten().numpy()
+    for epsilon in (0.1, 0.003):
+        fitted = TransportPotential(KL(), epsilon=epsilon, debias=False, tolerance=1e-2, max_iterations=300)
 
-    def objective(flat):
-        ends = p.at(torch.from_numpy(flat).view(60, 2))
-        info = fitted.fit(ends, q, Key.of(0))
-        kinetic = alpha / 2 * float((ends.x - p.x).square().sum(1).mean())
-        slope = (fitted.grad(ends) + alpha * (ends.x - p.x)) / 60
-        return float(info["divergence"]) + kinetic, slope.flatten().numpy()
+        def objective(flat, fitted=fitted):
+            ends = p.at(torch.from_numpy(flat).view(60, 2))
+            info = fitted.fit(ends, q, Key.of(0))
+            kinetic = alpha / 2 * float((ends.x - p.x).square().sum(1).mean())
+            slope = (fitted.grad(ends) + alpha * (ends.x - p.x)) / 60
+            return float(info["divergence"]) + kinetic, slope.flatten().numpy()
 
-    ends = p.at(torch.from_numpy(minimize(objective, p.x.flatten().numpy(), jac=True, method="L-BFGS-B").x).view(60, 2))
+        flat = minimize(objective, flat, jac=True, method="L-BFGS-B").x
+    ends = p.at(torch.from_numpy(flat).view(60, 2))
     direct = semi_relaxed("kl", distances(ends, q)) + alpha / 2 * float((ends.x - p.x).square().sum(1).mean())
     plan = solved(p, q, alpha=alpha)
-    assert plan.lower <= direct <= 1.01 * plan.value
+    assert plan.lower <= direct <= (1 + above) * plan.value
 
 
 # Closed forms
@@ -168,7 +174,7 @@ def test_light_flow_arrives():
 @pytest.mark.parametrize("power", [1.5, 2.0, 3.0])
 def test_bounds(divergence, power):
     """No point moves further than R or has a steeper potential than L; the value grows with L and is at most that of both extremes."""
-    p, q, alpha, horizon = *pair(30, 40), 0.8, 0.5
+    p, q, alpha, horizon = *pair(20, 25), 0.8, 0.5
     before = 0.0
     for lipschitz in (0.3, 1.0, 3.0, 10.0):
         plan = solved(p, q, divergence, lipschitz=lipschitz, alpha=alpha, horizon=horizon, power=power)
@@ -223,15 +229,15 @@ def test_divergence_is_that_of_the_ends():
 
 @pytest.mark.parametrize("divergence", DIVERGENT, ids=repr)
 def test_scaling(divergence):
-    """Of lengths by c with L → L/c and α → α/c²; of time with α; of both prices."""
+    """Of lengths by c with L → L/c and α → α/c², and of time with α."""
     p, q = pair()
-    plan = solved(p, q, divergence, alpha=0.7, tolerance=1e-5)
-    long = solved(p.at(100 * p.x), q.at(100 * q.x), divergence, lipschitz=0.01, alpha=0.7e-4, tolerance=1e-5)
-    slow = solved(p, q, divergence, alpha=2.1, horizon=3.0, tolerance=1e-5)
+    plan = solved(p, q, divergence, alpha=0.7)
+    long = solved(p.at(100 * p.x), q.at(100 * q.x), divergence, lipschitz=0.01, alpha=0.7e-4)
+    slow = solved(p, q, divergence, alpha=2.1, horizon=3.0)
     for other, length, time in ((long, 100, 1), (slow, 1, 3)):
-        assert other.value == pytest.approx(plan.value, rel=2e-5)
-        assert other.kinetic_energy == pytest.approx(length**2 / time * plan.kinetic_energy, rel=1e-2)
-        assert other.max_speed == pytest.approx(length / time * plan.max_speed, rel=1e-2)
+        assert other.value == pytest.approx(plan.value, rel=1e-4)
+        assert other.kinetic_energy == pytest.approx(length**2 / time * plan.kinetic_energy, rel=0.02)
+        assert other.max_speed == pytest.approx(length / time * plan.max_speed, rel=0.02)
 
 
 def test_weights():

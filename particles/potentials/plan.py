@@ -30,7 +30,7 @@ from particles.divergences import W1, Divergence
 from particles.kernels import Huber
 from particles.keys import Key
 from particles.metrics.transport import hush
-from particles.potentials.transport import Problem
+from particles.potentials.transport import Problem, charged
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,13 +220,19 @@ class _Bracket:
         epsilon = scale = float(self.cost.value(4 * mean_square(self.p, self.q)))
         problem = Problem(self.p, self.q, self.cost, self.divergence, "tiled")
         own, left = torch.zeros_like(g), most
-        while left > 0 and self.value - self.lower > tolerance * self.value + 1e-12 * scale:
-            _, g, _, iterations = problem.solve(g, own, epsilon, 0.1, left)
+        while left > 0 and epsilon > 1e-10 * scale and self._wide(tolerance, scale):
+            f, g, _, iterations = problem.solve(g, own, epsilon, 0.1, min(left, 100))
             left -= iterations
             if epsilon <= 10 * tolerance * self.value or not left:  # above, it stays wider
                 self._lift(g)
                 self._try(self.q.mass * self.divergence.density(-g, self.q))
+                if self._wide(tolerance, scale):  # the marginal of the plan itself; it is the better one for small ε
+                    s = problem.pairs.columns(charged(self.p, f, epsilon), epsilon)
+                    self._try(torch.softmax((g - s) / epsilon + self.q.mass.log(), 0))
             epsilon /= 2
+
+    def _wide(self, tolerance: float, scale: float) -> bool:
+        return self.value - self.lower > tolerance * self.value + 1e-12 * scale
 
     def _try(self, gamma: Tensor) -> None:
         """The cheapest plan to γ, of shape (N,), for an upper bound, and its dual potential for a lower one."""
