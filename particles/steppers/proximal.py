@@ -27,6 +27,7 @@ MODES = ("explicit", "semi-implicit", "implicit")
 ARMIJO = 1e-4
 """The part of the decrease promised by the slope that a step along r has to keep."""
 HALVINGS = 10
+"""The most trial points after the first one along the same r."""
 SHORTEST = 1e-6
 """The least length of a step along r that is begun with."""
 SWEEPS = 50
@@ -43,10 +44,11 @@ class Proximal(Stepper):
       particles land on the kinks of φ, about which Euler's rattle with amplitude hL; gradient steps would halt before them. The
       planes are kept during the step: memory for ``max_inner`` clouds.
     * ``implicit``: φ is fitted anew at every trial point. All particles go the same part of the way along r: the whole at first (or what
-      was found last, which is the memory), then the length of Barzilai and Borwein (1988), the shorter of their two, halved until F falls.
-      So D never rises, whatever h is. Where F has risen a trial point is still taken if the new φ says that F falls:
-      for a potential that was found exactly this is the same or stricter, as D is convex in P; one that is trained would
-      otherwise stand still for as long as its divergence rises by training.
+      was found last, which is the memory), then the length of Barzilai and Borwein (1988), the shorter of their two; and less where F
+      does not fall. So D never rises, whatever h is; if no part of the way lowers F, the step ends where it is. Where F has
+      risen a trial point is still taken if the new φ says that F falls: for a potential that was found exactly this is the
+      same or stricter, as D is convex in P; one that is trained would otherwise stand still for as long as its divergence
+      rises by training. Potentials that count their fits (annealing) count those at trial points.
 
     In every mode a particle moves at most h L, as it ends between points of the ball of that radius.
 
@@ -165,7 +167,11 @@ class Proximal(Stepper):
                 break
             if fallen >= ARMIJO * a * slope:
                 return there, fallen
-            a /= 2
+            # Half of it, or as far as the slopes of F here and there would have a parabola's lowest point: halves may
+            # overshoot it by far and still descend, into a valley behind the nearest one.
+            along, beyond = (end - here.x)[:own], (cloud.x + dt * velocity - x)[:own]
+            turned = flow.steer(particles.mean((along * (along - beyond)).sum(1))) / dt
+            a *= min(0.5, max(0.1, slope / turned)) if turned > 0 else 0.5
         return None, fallen
 
 
@@ -213,14 +219,17 @@ def _balanced(slopes: Tensor, levels: Tensor, weights: Tensor, h: float) -> Tens
     """
     rows = torch.arange(len(levels), device=levels.device)
     gram = h * slopes @ slopes.transpose(1, 2)
-    tiny = torch.finfo(levels.dtype).tiny
+    eps, tiny = torch.finfo(levels.dtype).eps, torch.finfo(levels.dtype).tiny
     for _ in range(SWEEPS):
         worth = levels - (gram @ weights[:, :, None])[:, :, 0]
         best = worth.argmax(1)
         worst = torch.where(weights > 0, worth, math.inf).argmin(1)
         curvature = gram[rows, best, best] + gram[rows, worst, worst] - 2 * gram[rows, best, worst]
-        mass = ((worth[rows, best] - worth[rows, worst]) / curvature.clamp(min=tiny)).clamp(min=0)
-        mass = torch.minimum(mass, weights[rows, worst])
+        gain = worth[rows, best] - worth[rows, worst]
+        gain = torch.where(gain > 4 * eps * worth.abs().amax(1), gain, 0)
+        mass = torch.minimum(gain / curvature.clamp(min=tiny), weights[rows, worst])
+        if not bool(mass.any()):  # a particle that is done stays so: how long others take does not touch it
+            break
         weights = weights.clone()
         weights[rows, worst] -= mass
         weights[rows, best] += mass

@@ -1,0 +1,237 @@
+"""The W2-penalised step, against what theory says of it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from problems import DOUBLE, Analytic, cloud, normal
+
+from particles import (
+    KL,
+    Cloud,
+    Euler,
+    Evolve,
+    ExactKantorovich,
+    Gaussian,
+    GradientFlow,
+    Key,
+    Memory,
+    Proximal,
+    TransportPotential,
+    mmd,
+    simulate,
+    w2,
+)
+from particles.run.loop import Diverged
+from particles.steppers.proximal import MODES
+
+BOWL = Analytic(lambda t, x: -x, lambda x: x.square().sum(1) / 2)
+KEY = Key.of(0)
+
+
+def valley(lipschitz, width=0.0):
+    """φ = L |x₂| + width · x₁² / 2: a kink along the first axis."""
+    slope = torch.tensor([width, 0.0], dtype=DOUBLE)
+    across = torch.tensor([0.0, lipschitz], dtype=DOUBLE)
+    return Analytic(
+        lambda t, x: -(slope * x + across * x.sign()),
+        lambda x: lipschitz * x[:, 1].abs() + width * x[:, 0].square() / 2,
+    )
+
+
+def transport_flow(n=40, epsilon=0.05):
+    return GradientFlow(TransportPotential(KL(), 1.0, epsilon=epsilon, debias=False, tolerance=1e-6), cloud(n, 2, "q"))
+
+
+def one(flow, stepper, y, h):
+    end, _, info = stepper.step(flow, 0.0, h, y, stepper.init(), KEY)
+    return end, {name: float(value) for name, value in info.items()}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mode": "explicit"}, *({"mode": mode, "max_inner": 1} for mode in MODES)], ids=str
+)
+@pytest.mark.parametrize("make_flow", [transport_flow, lambda: valley(0.7)], ids=["transport", "valley"])
+def test_one_inner_step_is_eulers(settings, make_flow):
+    """B12, bit for bit, along a whole run and with all that is measured."""
+    source = Cloud(normal(30, 2, "p") + 2).join(Cloud(normal(5, 2, "riders")))
+    ends, rows = [], []
+    for stepper in (Euler(), Proximal(**settings)):
+        store = Memory()
+        ends.append(simulate(Evolve(make_flow(), stepper, source, step_size=0.3), 6, store).cloud.x)
+        rows.append(store.rows)
+    assert torch.equal(*ends)
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("mode", ["semi-implicit", "implicit"])
+@pytest.mark.parametrize("h", [0.1, 1.0, 3.0, 10.0])
+def test_quadratic_zone(mode, h):
+    """The ratio of a step is 1 / (1 + h) for every h, where Euler's 1 − h diverges for h > 2."""
+    y = cloud(20, 2, "y")
+    stepper = Proximal(mode, max_inner=50, tolerance=1e-8)
+    end = simulate(Evolve(BOWL, stepper, y, step_size=h), 4).cloud.x
+    torch.testing.assert_close(end, y.x / (1 + h) ** 4, rtol=1e-5, atol=1e-7)
+    euler = simulate(Evolve(BOWL, Euler(), y, step_size=h), 4).cloud.x
+    torch.testing.assert_close(euler, (1 - h) ** 4 * y.x)
+
+
+@pytest.mark.parametrize("mode", ["semi-implicit", "implicit"])
+def test_order_of_convergence(mode):
+    """1, to the solution exp(−t) x."""
+    x = normal(5, 2, "x")
+    errors = []
+    for steps in (20, 40, 80):
+        process = Evolve(BOWL, Proximal(mode, tolerance=1e-8), Cloud(x), step_size=1 / steps)
+        errors.append(float((simulate(process, steps).cloud.x - math.exp(-1) * x).norm()))
+    np.testing.assert_allclose(-np.diff(np.log2(errors)), 1, atol=0.1)
+
+
+@pytest.mark.parametrize("h", [0.01, 0.3, 1.0, 10.0])
+def test_soft_threshold(h):
+    """B2: the implicit step of φ = L |x₂| lands on the manifold, about which Euler's goes to and fro."""
+    lipschitz = 0.7
+    y = cloud(200, 2, "y")
+    end, info = one(valley(lipschitz), Proximal("semi-implicit", tolerance=1e-8), y, h)
+    x1, x2 = y.x.T
+    expected = torch.stack((x1, x2.sign() * (x2.abs() - h * lipschitz).clamp(min=0)), 1)
+    torch.testing.assert_close(end.x, expected, rtol=0, atol=1e-12)
+    assert (end.x - y.x).norm(dim=1).max() <= h * lipschitz * (1 + 1e-12)
+    moreau = (lipschitz * x2.abs() - lipschitz * expected[:, 1].abs() - (expected[:, 1] - x2) ** 2 / (2 * h)).mean()
+    assert info["descent"] == pytest.approx(float(moreau))
+
+
+def test_particles_stay_on_the_manifold():
+    lipschitz, h = 0.7, 0.3
+    y = cloud(50, 2, "y")
+    runs = {}
+    for name, stepper in (("euler", Euler()), ("proximal", Proximal("semi-implicit"))):
+        runs[name] = simulate(Evolve(valley(lipschitz), stepper, y, step_size=h), 30).cloud.x[:, 1].abs()
+    assert float(runs["proximal"].max()) < 1e-12
+    assert h * lipschitz / 2 < float(runs["euler"].max()) <= h * lipschitz
+
+
+@pytest.mark.parametrize(("h", "error"), [(0.1, 1e-6), (1.0, 0.02)])
+def test_a_kink_does_not_halt_the_way_along_it(h, error):
+    """φ = L |x₂| + x₁² / 2: to x₁ / (1 + h) along the kink; planes are slower to follow a curve, the more so for large h."""
+    y = cloud(100, 2, "y")
+    end, _ = one(valley(0.7, 1.0), Proximal("semi-implicit", max_inner=30, tolerance=1e-9), y, h)
+    x1, x2 = y.x.T
+    expected = torch.stack((x1 / (1 + h), x2.sign() * (x2.abs() - h * 0.7).clamp(min=0)), 1)
+    torch.testing.assert_close(end.x, expected, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("h", [0.1, 1.0, 10.0])
+def test_ratio_of_w2(h):
+    """A2: along the flow of W2² / 2 between clouds of one size W2 shrinks by 1 / (1 + h) per step."""
+    q = cloud(40, 2, "q")
+    store = Memory()
+    process = Evolve(
+        GradientFlow(ExactKantorovich(), q),
+        Proximal(tolerance=1e-6),
+        Cloud(normal(40, 2, "p") + torch.tensor([3.0, 0.0])),
+        step_size=h,
+    )
+    end = simulate(process, 4, store)
+    distances = [math.sqrt(2 * row["divergence"]) for row in store.rows[1:]] + [w2(end.cloud, q)]
+    ratios = np.array(distances[1:]) / distances[:-1]
+    np.testing.assert_allclose(ratios, 1 / (1 + h), rtol=1e-5)
+
+
+@pytest.mark.parametrize("h", [0.1, 1.0])
+def test_invariants_of_the_lipschitz_flow(h):
+    """B10 and B13: no particle goes further than h L, and D falls by the price of the way at least."""
+    y = Cloud(normal(40, 2, "p") + torch.tensor([2.0, 0.0]))
+    flow = transport_flow()
+    end, info = one(flow, Proximal(), y, h)
+    _, after = flow.velocity(0.0, end, KEY)
+    assert float((end.x - y.x).norm(dim=1).max()) <= h * (1 + 1e-9)
+    paid = w2(y, end) ** 2 / (2 * h)
+    assert float(after["divergence"]) + paid <= info["divergence"] + 1e-6
+    assert info["descent"] > 0
+
+
+@pytest.mark.parametrize("h", [0.01, 0.1, 1.0, 10.0, 100.0])
+@pytest.mark.parametrize(
+    "make_flow", [transport_flow, lambda: GradientFlow(mmd(Gaussian(1.0)), cloud(40, 2, "q"))], ids=["transport", "mmd"]
+)
+def test_divergence_falls_for_every_step_size(make_flow, h):
+    y = Cloud(normal(40, 2, "p") + torch.tensor([1.0, 0.5]))
+    store = Memory()
+    simulate(Evolve(make_flow(), Proximal(), y, step_size=h), 5, store)
+    divergences = [row["divergence"] for row in store.rows[1:]]
+    assert all(np.diff(divergences) <= 1e-6)
+    assert divergences[-1] < divergences[0]
+    assert min(row["descent"] for row in store.rows[1:]) >= 0
+
+
+class GaussianKL(Analytic):
+    """KL(N(0, s²) ‖ N(0, 1)) with s the root mean square of the particles."""
+
+    def __init__(self):
+        super().__init__(lambda t, x: -self.curvature * x, lambda x: self.curvature * x.square().sum(1) / 2)
+        self.curvature = 0.0
+
+    def velocity(self, t, cloud, key):
+        s2 = float(cloud.active.x.square().mean())
+        self.curvature = 1 - 1 / s2
+        v, info = self.field(t, cloud, key)
+        return v, info | {"divergence": (s2 - 1) / 2 - math.log(s2) / 2}
+
+
+@pytest.mark.parametrize("h", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("s0", [0.2, 3.0])
+def test_gaussian_proximal_step(h, s0):
+    """B4: s = s0 − h (s − 1 / s), and the potential is that of the end."""
+    x = normal(30, 1, "x")
+    y = Cloud(s0 * x / x.square().mean().sqrt())
+    flow = GaussianKL()
+    end, info = one(flow, Proximal(tolerance=1e-8, max_inner=50), y, h)
+    s = (s0 + math.sqrt(s0**2 + 4 * h * (1 + h))) / (2 * (1 + h))
+    torch.testing.assert_close(end.x, s / s0 * y.x, rtol=1e-6, atol=0)
+    assert flow.curvature == pytest.approx(1 - 1 / s**2, rel=1e-5, abs=1e-7)
+    divergence = [(r**2 - 1) / 2 - math.log(r) for r in (s0, s)]
+    assert info["divergence"] == pytest.approx(divergence[0])
+    assert info["descent"] == pytest.approx(divergence[0] - divergence[1] - (s - s0) ** 2 / (2 * h))
+    assert info["residual"] < 1e-6 * max(1, abs(s0 - 1 / s0))
+
+
+@pytest.mark.parametrize("mode", ["semi-implicit", "implicit"])
+@pytest.mark.parametrize("h", [0.2, 2.0])
+def test_riders(mode, h):
+    """They influence nothing, and stay with particles that begin where they do."""
+    p = Cloud(normal(30, 2, "p") + 2)
+    others = torch.cat((p.x[:4], 5 * normal(3, 2, "riders")))
+    alone, among = (
+        simulate(Evolve(transport_flow(), Proximal(mode), source, step_size=h), 4).cloud
+        for source in (p, p.join(Cloud(others)))
+    )
+    assert torch.equal(alone.x, among.active.x)
+    torch.testing.assert_close(among.riders.x[:4], among.active.x[:4], rtol=1e-9, atol=1e-9)
+    assert float((among.riders.x[4:] - others[4:]).norm(dim=1).min()) > 0.1
+
+
+def test_masses_count():
+    """A particle of mass 2/3 is two of mass 1/3."""
+    x = torch.tensor([[3.0, 0.0], [0.5, 1.0]], dtype=DOUBLE)
+    weights = torch.tensor([2 / 3, 1 / 3], dtype=DOUBLE)
+    ends = [one(transport_flow(), Proximal(), y, 2.0)[0].x for y in (Cloud(x, weight=weights), Cloud(x[[0, 0, 1]]))]
+    torch.testing.assert_close(ends[0], ends[1][[0, 2]], rtol=1e-6, atol=1e-6)
+
+
+def test_a_divergence_that_is_not_finite_ends_the_run():
+    flow = Analytic(lambda t, x: 10 - x, lambda x: (5 - x[:, 0]).log())
+    with pytest.raises(Diverged, match="descent is nan"):
+        simulate(Evolve(flow, Proximal(), Cloud(torch.zeros(3, 1, dtype=DOUBLE)), step_size=1.0), 2)
+
+
+def test_bad_settings():
+    for settings, message in (
+        ({"mode": "implicitt"}, "unknown mode 'implicitt'; did you mean implicit"),
+        ({"max_inner": 0}, "max_inner must be at least 1, not 0"),
+        ({"tolerance": 1.0}, "tolerance must be at least 0 and below 1"),
+        ({"tolerance": math.nan}, "tolerance must be at least 0 and below 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Proximal(**settings)
