@@ -23,6 +23,8 @@ from particles import (
     simulate,
     w2,
 )
+from particles.flows.recording import Recorder, Replay
+from particles.names import STEPPERS, make
 from particles.run.loop import Diverged
 from particles.steppers.proximal import MODES
 
@@ -210,6 +212,22 @@ def test_riders(mode, h):
     assert torch.equal(alone.x, among.active.x)
     torch.testing.assert_close(among.riders.x[:4], among.active.x[:4], rtol=1e-9, atol=1e-9)
     assert float((among.riders.x[4:] - others[4:]).norm(dim=1).min()) > 0.1
+
+
+@pytest.mark.parametrize("stepper", [*STEPPERS, "semi-implicit"])
+def test_new_points_go_the_way_of_a_recorded_run(stepper):
+    """Every number that decides something is on the tape: riders, and the same points later, bit for bit."""
+    stepper = make("stepper", stepper, STEPPERS) if stepper in STEPPERS else Proximal(stepper)
+    recorder, replay = Recorder(transport_flow()), Replay(transport_flow())
+    later = Cloud(3 * normal(6, 2, "later"))
+    run, again = Cloud(normal(30, 2, "p") + 2).join(later), later
+    memory = remembered = stepper.init()
+    for k in range(3):
+        run, memory, _ = stepper.step(recorder, 0.7 * k, 0.7, run, memory, KEY.fold(k))
+        replay.put(recorder.take())
+        again, remembered, _ = stepper.step(replay, 0.7 * k, 0.7, again, remembered, KEY.fold(k))
+        replay.check_done()
+    assert torch.equal(run.riders.x, again.x)
 
 
 def test_masses_count():
