@@ -90,7 +90,7 @@ class Squared(Radial):
 
 @dataclass(frozen=True)
 class Huber(Radial):
-    r""":math:`\frac{L}{p R^{p-1}} r^p` for r ≤ R and :math:`L r - (1 - \frac1p) L R` beyond, with :math:`r = \|x - y\|`.
+    r""":math:`\frac{L}{p R^{p-1}} r^p` for r ≤ R and :math:`L r - (1 - \frac1p) L R` beyond, where :math:`r = \|x-y\|`.
 
     The infimal convolution of :math:`L r` and :math:`\frac{L}{p R^{p-1}} r^p`: the cost behind a W1 ⊕ Wp proximal
     problem (arXiv 2407.11901) of terminal bound L and running cost :math:`\frac{\alpha}{p} \|v\|^p`, with

@@ -1,4 +1,4 @@
-"""The exact W1 ⊕ W2 proximal step against convex programs, direct minimisation, closed forms and its own inequalities."""
+"""The exact W1 ⊕ W2 proximal step against convex programs, direct minimisation, closed forms and inequalities."""
 
 import math
 
@@ -131,7 +131,7 @@ def test_from_a_point_to_a_point(divergence, power, far):
 
 @pytest.mark.parametrize("distance", [1.0, 4.0])
 def test_translation_of_normals(distance):
-    """KL between normals of variance one, on 400 quantiles: d* = d₀/(1+τ), or d₀ − τL where L binds, and no change of shape."""
+    """KL between normals of variance one, on 400 quantiles: d* = d₀/(1+τ), or d₀ − τL where L binds; no new shape."""
     lipschitz, alpha, horizon = 1.0, 0.5, 0.4
     tau = horizon / alpha
     left = distance / (1 + tau) if distance <= lipschitz * (1 + tau) else distance - tau * lipschitz
@@ -173,7 +173,7 @@ def test_light_flow_arrives():
 @pytest.mark.parametrize("divergence", DIVERGENT, ids=repr)
 @pytest.mark.parametrize("power", [1.5, 2.0, 3.0])
 def test_bounds(divergence, power):
-    """No point moves further than R or has a steeper potential than L; the value grows with L and is at most that of both extremes."""
+    """No point moves further than R, no slope is above L; the value grows with L and is at most that of both extremes."""
     p, q, alpha, horizon = *pair(20, 25), 0.8, 0.5
     before = 0.0
     for lipschitz in (0.3, 1.0, 3.0, 10.0):
@@ -300,7 +300,7 @@ def test_drawn_ends_have_the_law_of_the_plan():
 
 
 def test_drawn_ends_of_whole_points():
-    """Between samples of one size nobody is split, and no key matters; where points are split, the same key gives the same bits."""
+    """Between samples of one size no point is split and no key matters; elsewhere the same key gives the same bits."""
     p, q = pair(50, 50)
     whole = solved(p, q, W1())
     assert torch.equal(whole.drawn(Key.of(0)), whole.ends.x)

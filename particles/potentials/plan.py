@@ -148,8 +148,8 @@ def proximal_plan(
     r"""The flow from the source that makes :math:`D(\rho_T \| Q) + \alpha E \int_0^T \frac1p \|v\|^p dt` least.
 
     With labels in both clouds mass stays in its class. A discriminator of slope L moves no point further than
-    :math:`R = T (L/\alpha)^{1/(p-1)}`: choose L, α and T so that R is at least the distance to be covered. All costs are
-    in memory, in double precision, and the time grows like the cube of the number of points: a few thousand at most.
+    :math:`R = T (L/\alpha)^{1/(p-1)}`: choose L, α and T so that R is no less than the distance to cover. All costs
+    are in memory, in double precision, and the time grows like the cube of the number of points: a few thousand at most.
 
     Arguments:
         source: The particles :math:`\rho_0`; carried ones are left out.
@@ -278,7 +278,7 @@ def _classes(source: Cloud, target: Cloud) -> Iterator[tuple[Tensor, Tensor, flo
         )
         if abs(share - wanted) > 1e-5:
             raise ValueError(
-                f"class {c} has the share {share:g} of the source and {wanted:g} of the target; mass stays in its class, "
-                "so they must be equal: take as many source points of each class as the target has, or weights"
+                f"class {c} has the share {share:g} of the source and {wanted:g} of the target; mass stays in its "
+                "class, so they must be equal: take as many source points of each class as the target has, or weights"
             )
         yield rows, columns, share
