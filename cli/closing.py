@@ -17,7 +17,7 @@ def close(
     from particles.run.files import replacing
 
     clouds = state.cloud.active, simulation.target, simulation.holdout
-    bound = _bound(simulation.spec)
+    bound = float(simulation.spec.lipschitz) if simulation.spec.bounded else math.inf
     key = Key.of(simulation.spec.seed).fold("summary")
     found = {
         "run": str(folder),
@@ -48,12 +48,6 @@ def close(
         click.echo(json.dumps(found))
     elif not quiet:
         click.echo(_table(found))
-
-
-def _bound(spec: Any) -> float:
-    """The bound on a discriminator's slope; infinite where there is none."""
-    bounded = {"lipschitz": spec.constraint != "none", "transport": True, "kernel": True}
-    return float(spec.lipschitz) if bounded.get(spec.flow, False) else math.inf
 
 
 def _in_data_units(schema: Any, cloud: Any) -> Any:

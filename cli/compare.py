@@ -13,7 +13,7 @@ from particles.cli.closing import Progress
 from particles.cli.options import specification, spelt, usage
 from particles.cli.simulate import check_apart, check_empty
 
-from particles.names import FLOWS, choose
+from particles.names import FLOWS, SOLVERS, choose
 from particles.specification import Specification
 
 COLUMNS = {
@@ -95,7 +95,10 @@ def _specifications(flows: str, options: dict[str, Any]) -> dict[str, Specificat
     if not names or len(set(names)) < len(names):
         raise ValueError(f"flows needs different names with commas between, not {flows!r}")
     return {
-        name: Specification(**options | {"flow": name, "solver": options["solver"] if name == "w2" else None})
+        name: Specification(
+            **options
+            | {"flow": name, "solver": options["solver"] if options["solver"] in SOLVERS.get(name, ()) else None}
+        )
         for name in names
     }
 

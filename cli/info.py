@@ -65,7 +65,7 @@ def _names() -> dict[str, Any]:
         "targets": [*names.TOYS, *names.REAL],
         "sources": [*names.SOURCES, *names.TOYS, *names.REAL],
         "flows": list(names.FLOWS),
-        "solvers": list(names.SOLVERS),
+        "solvers": [name for solvers in names.SOLVERS.values() for name in solvers],
         "divergences": list(names.DIVERGENCES),
         "kernels": list(names.KERNELS),
         "steppers": list(names.STEPPERS),

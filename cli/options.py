@@ -15,6 +15,7 @@ from particles.names import (
     DTYPES,
     FLOWS,
     KERNELS,
+    MODES,
     PERSISTENT,
     REAL,
     SCALES,
@@ -33,6 +34,15 @@ def _widths(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
         return tuple(int(width) for width in value.split(","))
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a list of widths such as 64,64,64") from None
+
+
+def _step_size(ctx: click.Context, param: click.Parameter, value: Any) -> float | str | None:
+    if value is None or value == "auto":
+        return value  # type: ignore[no-any-return]
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
 def _option(*names: str, unit: str = "", **settings: Any) -> Any:
@@ -93,13 +103,19 @@ OPTIONS = [
     _option(
         "--flow",
         metavar="NAME",
-        help=f"What particles descend: {_names(FLOWS)}. The first trains a discriminator, transport solves for it, the last bounds it in a kernel's space.",
+        help=f"What particles descend: {_names(FLOWS)}. The first trains a discriminator, transport solves for it, kernel bounds it in a kernel's space; proximal is the W1 ⊕ W2 generative flow.",
     ),
-    _option("--solver", metavar="NAME", help=f"Of the flow w2: {_names(SOLVERS)}.  [default: exact]"),
     _option(
-        "--divergence", metavar="NAME", help=f"{_names(DIVERGENCES)}; of the flows lipschitz, transport and kernel."
+        "--solver",
+        metavar="NAME",
+        help=f"Of w2: {_names(SOLVERS['w2'])}  [default: exact]; of proximal: {_names(SOLVERS['proximal'])}  [default: network].",
     ),
-    _option("--alpha", type=float, help="Order of the alpha divergence, above 1."),
+    _option(
+        "--divergence",
+        metavar="NAME",
+        help=f"{_names(DIVERGENCES)}; of the flows lipschitz, transport, kernel and proximal.",
+    ),
+    _option("--order", type=float, help="Order of the alpha divergence, above 1."),
     _option(
         "-L",
         "--lipschitz",
@@ -114,10 +130,14 @@ OPTIONS = [
         callback=_widths,
         metavar="WIDTHS",
         show_default=True,
-        help="Widths of the discriminator's hidden layers.",
+        help="Widths of hidden layers, of the discriminator and of the flow proximal.",
     ),
-    _option("--activation", metavar="NAME", help=f"{_names(ACTIVATIONS)}."),
-    _option("--learning-rate", type=float, help="Step of the discriminator's optimiser, Adam."),
+    _option(
+        "--activation",
+        metavar="NAME",
+        help=f"That of the discriminator: {_names(ACTIVATIONS)}.  [default: relu; of proximal groupsort]",
+    ),
+    _option("--learning-rate", type=float, help="Step of the optimiser, Adam.  [default: 0.001; of proximal 0.002]"),
     _option("--momentum", type=float, help="Memory of that optimiser, from 0 to 1; with it particles overshoot."),
     _option("--inner-steps", type=int, help="Number of discriminator steps per fit."),
     _option(
@@ -160,15 +180,39 @@ OPTIONS = [
         "--noise", type=float, help="Take gradients at points moved by noise of this deviation at first, in flow units."
     ),
     _option("--noise-halving", type=float, help="Time after which the noise is halved, and so on; inf keeps it."),
+    _option(
+        "--alpha",
+        type=float,
+        help="Weight of the kinetic energy in the flow proximal: none goes further than T L / alpha.  [default: that is 10 times the root mean square way to the target]",
+    ),
+    _option("--horizon", type=float, help="The time T that the flow proximal takes, per stage."),
+    _option("--power", type=float, help="Exponent of the speed in its kinetic energy, above 1."),
+    _option("--time-steps", type=int, help="Number of Euler steps that it takes, per stage."),
+    _option("--kinetic/--no-kinetic", "kinetic", help="Whether kinetic energy is paid at all: the W2 proximal."),
+    _option("--hj", type=float, help="Weight of the Hamilton-Jacobi residual in its training."),
+    _option("--terminal", type=float, help="Weight of the terminal residual, of its slope to the discriminator's."),
+    _option("--stages", type=int, help="Number of flows in a row, each trained where the last one ends."),
     _option("--persistent", metavar="NAME", help=f"What is kept for --persistency steps: {_names(PERSISTENT)}."),
     _option("--persistency", type=int, help="Number of steps per fit, or per minibatch of particles."),
     _option("--minibatch", type=int, help="Number of particles moved at a time, for --persistent minibatch."),
     _option("--backend", metavar="NAME", help=f"Sums over all pairs: {_names(BACKENDS)}."),
     _option("--stepper", metavar="NAME", help=f"Time integrator: {_names(STEPPERS)}."),
     _option(
-        "--step-size",
+        "--mode",
+        metavar="NAME",
+        help=f"How the stepper proximal solves its W2-penalised step: {_names(MODES)} (semi-implicit: potential frozen; explicit: Euler).",
+    ),
+    _option("--max-inner", type=int, help="Most inner steps of the stepper proximal."),
+    _option(
+        "--accuracy",
         type=float,
-        help="Time of a step; with spectral norms a particle moves at most step size × L.  [default: 0.5; w2 0.1; kale 0.3; mmd: the target's rms radius, or half the squared bandwidth]",
+        help="Residual of the stepper proximal, as a part of the first speed; error per substep of adaptive, in flow units.",
+    ),
+    _option(
+        "--step-size",
+        callback=_step_size,
+        metavar="FLOAT|auto",
+        help="Time of a step; auto: the target's nearest-neighbour distance over L; with spectral norms a particle moves at most step size × L.  [default: 0.5; w2 0.1; kale 0.3; mmd: the target's rms radius, or half the squared bandwidth]",
     ),
     _option(
         "--decay",

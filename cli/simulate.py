@@ -132,7 +132,7 @@ def _run(
         raise click.UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
     try:
         with bar:
-            state = simulate(simulation.process, spec.steps, store, simulation.observers, simulation.at_rest)
+            state = simulate(simulation.process, simulation.spec.steps, store, simulation.observers, simulation.at_rest)
     except RunError as error:
         raise usage(error) from None
     except Diverged as error:

@@ -15,7 +15,7 @@ from particles.specification import Specification
 if TYPE_CHECKING:
     from particles.cloud import Cloud
     from particles.data.tables import Schema, Table
-    from particles.processes import Evolve
+    from particles.processes import Evolve, Train
     from particles.run.loop import Observer, Rule
     from particles.run.store import Folder, Row
 
@@ -36,7 +36,7 @@ class Simulation:
     """
 
     spec: Specification
-    process: Evolve
+    process: Evolve | Train
     observers: list[Observer]
     at_rest: Rule | None
     schema: Schema
@@ -146,7 +146,7 @@ def build(spec: Specification) -> Simulation:
         metric_every=spec.metric_every or 5 * log_every,
         snapshot_every=spec.snapshot_every or log_every,
     )
-    spec = methods.settled(spec, target, key)
+    spec = methods.settled(spec, source, target, key)
     assert spec.metric_every is not None
     references = {"w2": target} | ({} if holdout is None else {"w2_holdout": holdout})
     observers: list[Observer] = [

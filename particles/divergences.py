@@ -247,30 +247,30 @@ class Alpha(_Bracketed):
     Target points with φ − ν ≤ −1/(α−1) have density 0 and pull nothing.
 
     Arguments:
-        alpha: The order, above 1; 2 is half of Pearson's χ².
+        order: The order α, above 1; 2 is half of Pearson's χ².
 
     Raises:
-        ValueError: If ``alpha`` is not above 1.
+        ValueError: If ``order`` is not above 1.
     """
 
-    alpha: float = 2.0
+    order: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 1 < self.alpha < float("inf"):
-            raise ValueError(f"alpha must be above 1, not {self.alpha}; the limit alpha → 1 is the divergence kl")
+        if not 1 < self.order < float("inf"):
+            raise ValueError(f"order must be above 1, not {self.order}; the limit order → 1 is the divergence kl")
 
     def f(self, x: Tensor) -> Tensor:
-        a = self.alpha
+        a = self.order
         return (x**a - a * x + a - 1) / (a * (a - 1))
 
     def derivative(self, x: Tensor) -> Tensor:
-        return (x ** (self.alpha - 1) - 1) / (self.alpha - 1)
+        return (x ** (self.order - 1) - 1) / (self.order - 1)
 
     def curvature(self, x: Tensor) -> Tensor:
-        return x ** (self.alpha - 2)
+        return x ** (self.order - 2)
 
     def _log_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        a = self.alpha - 1
+        a = self.order - 1
         return torch.expm1(a * u) / a, torch.exp(a * u)
 
     def _beside(self, s: Tensor, epsilon: float) -> Tensor:
@@ -278,11 +278,11 @@ class Alpha(_Bracketed):
         return torch.where(s > 0, 0.0, right)
 
     def conjugate(self, t: Tensor) -> Tensor:
-        a = self.alpha
+        a = self.order
         return ((1 + (a - 1) * t).clamp(min=0) ** (a / (a - 1)) - 1) / a
 
     def conjugate_derivative(self, t: Tensor) -> Tensor:
-        a = self.alpha
+        a = self.order
         return (1 + (a - 1) * t).clamp(min=0) ** (1 / (a - 1))
 
 

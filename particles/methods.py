@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from particles.names import DIVERGENCES, FLOWS, KERNELS, STEPPERS, find, make
 from particles.specification import Specification
@@ -18,25 +19,38 @@ if TYPE_CHECKING:
     from particles.keys import Key
     from particles.networks.dense import DenseNetwork
     from particles.potentials.base import Potential
-    from particles.processes import Evolve
+    from particles.processes import Evolve, Train
+    from particles.steppers.base import Stepper
+
+logger = logging.getLogger(__name__)
 
 STEP_SIZES = {"lipschitz": 0.5, "transport": 0.5, "w2": 0.1, "kale": 0.3, "kernel": 0.5}
 BLUR = {"transport": 0.03, "w2": 0.05}
 """The default blur, in units of the target's radius, its root mean square distance from its mean."""
 
 
-def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
+def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Specification:
     """The specification with the flow's own defaults found out."""
     from particles.cloud import mean_square
 
+    size = float(mean_square(target, target)) ** 0.5 / 2**0.5 or 1.0
+    generative = spec.flow == "proximal"
+    spec = dataclasses.replace(
+        spec,
+        activation=spec.activation or ("groupsort" if generative else "relu"),
+        learning_rate=spec.learning_rate or (2e-3 if generative else 1e-3),
+    )
+    if generative:
+        from particles.generative import settled
+
+        return settled(spec, source, target, size, key)
     solver = ("exact" if spec.solver is None else spec.solver) if spec.flow == "w2" else spec.solver
     epsilon, radius, bandwidth = spec.epsilon, spec.radius, spec.bandwidth
-    size = float(mean_square(target, target)) ** 0.5 / 2**0.5 or 1.0
     if epsilon is None and spec.flow == "transport":
         epsilon = BLUR["transport"] * size * spec.lipschitz
     if epsilon is None and spec.flow == "w2" and solver != "exact":
         epsilon = (BLUR["w2"] * size) ** 2
-    step_size = STEP_SIZES.get(spec.flow) if spec.step_size is None else spec.step_size
+    step_size = _step_size(spec, target, key)
     kernels = {"mmd": "riesz", "kale": "gaussian", "kernel": "gaussian"}
     chosen = spec.kernel or kernels.get(spec.flow)
     if bandwidth is None and spec.flow in kernels and chosen != "riesz":
@@ -45,28 +59,79 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
         step_size = size ** (2 - spec.exponent) if bandwidth is None or chosen == "riesz" else bandwidth**2 / 2
     if radius is None and spec.flow == "transport":
         radius = step_size * spec.lipschitz
-    return dataclasses.replace(
+    spec = dataclasses.replace(
         spec, step_size=step_size, solver=solver, epsilon=epsilon, radius=radius, kernel=chosen, bandwidth=bandwidth
     )
+    _advise(spec, target, key)
+    return spec
 
 
-def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evolve:
+def _step_size(spec: Specification, target: Cloud, key: Key) -> float | None:
+    """The step size that is asked for, or the flow's own, if it has one."""
+    from particles.steppers.cfl import cfl
+
+    if spec.step_size != "auto":
+        return STEP_SIZES.get(spec.flow) if spec.step_size is None else float(spec.step_size)
+    if not spec.bounded:
+        raise ValueError(
+            f"step_size auto needs a bound on the speed, which the flow {spec.flow} has not; give a number"
+        )
+    return cfl(target, spec.lipschitz, key=key.fold("cfl"))
+
+
+def _advise(spec: Specification, target: Cloud, key: Key) -> None:
+    """Warns of explicit steps that stay longer than the target's points are apart."""
+    from particles.steppers.cfl import cfl
+
+    implicit = spec.stepper == "proximal" or (spec.flow == "transport" and bool(spec.radius))
+    if implicit or not spec.bounded or len(target) < 2:
+        return
+    assert isinstance(spec.step_size, float)
+    last = spec.step_size / (1 + max(spec.steps - 1, 0) / spec.decay)
+    try:
+        best = cfl(target, spec.lipschitz, key=key.fold("cfl"))
+    except ValueError:  # all points at one place
+        return
+    if last > best * (1 + 1e-6):
+        logger.warning(
+            "up to %.3g in a step, also in the last one (step_size · L), is further than target points are apart (%.3g): particles "
+            "may rattle about them; step_size auto takes %.3g, decay makes steps smaller, the stepper proximal damps them",
+            last * spec.lipschitz,
+            best * spec.lipschitz,
+            best,
+        )
+
+
+def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evolve | Train:
     """What a run repeats, by a settled specification."""
     from particles.flows.recording import Recorder
     from particles.processes import Evolve
 
-    assert spec.step_size is not None
+    if spec.flow == "proximal":
+        from particles.generative import proximal
+
+        return proximal(spec, source, target, key)
+    assert isinstance(spec.step_size, float)
     if spec.minibatch is not None and spec.minibatch > (own := len(source) - source.carried):
         raise ValueError(f"minibatch must be at most the number of particles, {own}, not {spec.minibatch}")
     flow = _flow(spec, target, key)
     return Evolve(
         Recorder(flow) if spec.record else flow,
-        make("stepper", spec.stepper, STEPPERS),
+        _stepper(spec),
         source,
         step_size=spec.step_size,
         decay=spec.decay,
         key=key.fold("run"),
     )
+
+
+def _stepper(spec: Specification) -> Stepper:
+    settings: dict[str, Any] = {}
+    if spec.stepper == "proximal":
+        settings = {"mode": spec.mode, "max_inner": spec.max_inner, "tolerance": spec.accuracy}
+    if spec.stepper == "adaptive":
+        settings = {"tolerance": spec.accuracy}
+    return make("stepper", spec.stepper, STEPPERS, **settings)  # type: ignore[no-any-return]
 
 
 def _flow(spec: Specification, target: Cloud, key: Key) -> Flow:
@@ -88,9 +153,9 @@ def lipschitz(spec: Specification, target: Cloud, key: Key) -> Potential:
     from particles.potentials.neural import NeuralPotential
 
     return NeuralPotential(
-        _divergence(spec),
+        divergence(spec),
         _network(spec, target, key.fold("network"), spec.lipschitz if spec.constraint == "spectral" else math.inf),
-        learning_rate=spec.learning_rate,
+        learning_rate=spec.learning_rate or 1e-3,
         momentum=spec.momentum,
         inner_steps=spec.inner_steps,
         tolerance=spec.tolerance,
@@ -109,7 +174,7 @@ def transport(spec: Specification, target: Cloud, key: Key) -> Potential:
     return _per_class(
         target,
         lambda: TransportPotential(
-            _divergence(spec),
+            divergence(spec),
             spec.lipschitz,
             radius=radius,
             epsilon=spec.epsilon,
@@ -135,7 +200,7 @@ def w2(spec: Specification, target: Cloud, key: Key) -> Potential:
         psi,
         phi,
         epsilon=epsilon,
-        learning_rate=spec.learning_rate,
+        learning_rate=spec.learning_rate or 1e-3,
         momentum=spec.momentum,
         inner_steps=spec.inner_steps,
         batch_size=spec.batch_size or 256,
@@ -160,12 +225,12 @@ def kernel(spec: Specification, target: Cloud, key: Key) -> Potential:
 
     return _per_class(
         target,
-        lambda: KernelPotential(_divergence(spec), _kernel(spec), lipschitz=spec.lipschitz, backend=spec.backend),
+        lambda: KernelPotential(divergence(spec), _kernel(spec), lipschitz=spec.lipschitz, backend=spec.backend),
     )
 
 
-def _divergence(spec: Specification) -> Divergence:
-    settings = {"alpha": spec.alpha} if spec.divergence == "alpha" else {}
+def divergence(spec: Specification) -> Divergence:
+    settings = {"order": spec.order} if spec.divergence == "alpha" else {}
     return make("divergence", spec.divergence, DIVERGENCES, **settings)  # type: ignore[no-any-return]
 
 
@@ -182,8 +247,8 @@ def _network(spec: Specification, target: Cloud, key: Key, bound: float, least: 
         target.dimension,
         spec.network,
         lipschitz=bound,
-        activation=spec.activation,
-        classes=max(least, _classes(target)),
+        activation=spec.activation or "relu",
+        classes=max(least, classes(target)),
         key=key,
     )
     return network.to(device=target.x.device, dtype=target.x.dtype)
@@ -192,10 +257,10 @@ def _network(spec: Specification, target: Cloud, key: Key, bound: float, least: 
 def _per_class(target: Cloud, make_one: Callable[[], Potential]) -> Potential:
     from particles.potentials.per_class import PerClass
 
-    return make_one() if target.label is None else PerClass(make_one, _classes(target))
+    return make_one() if target.label is None else PerClass(make_one, classes(target))
 
 
-def _classes(target: Cloud) -> int:
+def classes(target: Cloud) -> int:
     return 0 if target.label is None else int(target.label.max()) + 1
 
 

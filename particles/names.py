@@ -26,6 +26,7 @@ FLOWS = {
     "mmd": "methods.mmd",
     "kale": "methods.kale",
     "kernel": "methods.kernel",
+    "proximal": "generative.proximal",
 }
 KERNELS = {
     "gaussian": "kernels.Gaussian",
@@ -72,7 +73,8 @@ SOURCES = {
 ACTIVATIONS = ("relu", "leaky-relu", "softplus", "groupsort")
 CONSTRAINTS = ("spectral", "penalty", "none")
 SCALES = ("standard", "global", "none")
-SOLVERS = ("exact", "sinkhorn", "neural")
+SOLVERS = {"w2": ("exact", "sinkhorn", "neural"), "proximal": ("network", "transport", "plan")}
+MODES = ("implicit", "semi-implicit", "explicit")
 BACKENDS = ("auto", "tiled", "keops")
 PERSISTENT = ("potential", "minibatch")
 DTYPES = ("float32", "float64")

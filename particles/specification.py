@@ -18,6 +18,7 @@ from particles.names import (
     DTYPES,
     FLOWS,
     KERNELS,
+    MODES,
     PERSISTENT,
     SCALES,
     SOLVERS,
@@ -43,16 +44,18 @@ class Specification:
         source_mean: Where the source is, in units of the flow.
         source_std: How wide it is, in units of the flow; for ``bootstrap`` the jitter.
         flow: What particles descend: ``lipschitz`` (a trained discriminator), ``transport`` (the same divergence, solved without a
-            network), ``w2`` (the W2 loss), ``mmd``, ``kale``, or ``kernel`` (an f-divergence with a discriminator in a kernel's space).
-        solver: That of ``w2``: ``exact`` (the default), ``sinkhorn`` or ``neural``.
+            network), ``w2`` (the W2 loss), ``mmd``, ``kale``, ``kernel`` (an f-divergence with a discriminator in a kernel's space), or
+            ``proximal`` (the W1 ⊕ W2 generative flow: one large W2-penalised step of the divergence).
+        solver: That of ``w2``: ``exact`` (the default), ``sinkhorn`` or ``neural``; or of ``proximal``: ``network`` (the default, trained),
+            ``transport`` (its exact dual, for any point) or ``plan`` (the exact plan, for the particles alone).
         divergence: The f-divergence, of ``lipschitz``, ``transport`` and ``kernel``.
-        alpha: The order of the alpha divergence.
+        order: The order of the alpha divergence.
         lipschitz: The bound L on the discriminator's slope, in 1 / units of the flow.
         constraint: How it is kept: ``spectral`` norms, gradient ``penalty``, or ``none``.
         penalty: The weight of the gradient penalty.
         network: The widths of the hidden layers.
-        activation: The activation.
-        learning_rate: The step of Adam.
+        activation: The activation; by default ``relu``, of ``proximal`` ``groupsort``.
+        learning_rate: The step of Adam; by default 0.001, of ``proximal`` 0.002.
         momentum: Its memory of earlier gradients, from 0 to 1.
         inner_steps: The number of ascent steps per fit.
         tolerance: The gain below which a fit ends, if it is not to be of ``inner_steps`` alone.
@@ -71,12 +74,23 @@ class Specification:
         regularisation: The λ of ``kale``.
         noise: The first level of the noise at which gradients are taken, a length.
         noise_halving: The time after which it is halved, and so on.
+        alpha: The weight α of the kinetic energy of ``proximal``; by default so small that particles may go ten times as far as they have to.
+        horizon: The time T that its flow takes; per stage.
+        power: The exponent p of the speed in its energy.
+        time_steps: The number of Euler steps that it takes; per stage.
+        kinetic: Whether the kinetic energy is in its objective: the W2 proximal.
+        hj: The weight of its Hamilton–Jacobi residual.
+        terminal: The weight of its terminal residual.
+        stages: The number of its flows in a row, trained one after the other.
         persistent: What is kept for ``persistency`` steps: the ``potential``, or the ``minibatch``.
         persistency: For how many.
         minibatch: The number of particles in a persistent minibatch.
         backend: What sums over all pairs: ``auto``, ``tiled`` or ``keops``.
         stepper: The time integrator.
-        step_size: The first step, in units of time; by default 0.5 for ``lipschitz``, ``transport`` and ``kernel``, 0.1 for ``w2``, 0.3 for
+        mode: How the stepper ``proximal`` finds its end: ``implicit``, ``semi-implicit`` (potential frozen) or ``explicit`` (Euler).
+        max_inner: The most inner steps that it takes.
+        accuracy: Where the steppers ``proximal`` (residual, a part of the first speed) and ``adaptive`` (error per substep, a length) stop.
+        step_size: The first step, in units of time, or ``auto``: the target's nearest-neighbour distance over L; by default 0.5 for ``lipschitz``, ``transport`` and ``kernel``, 0.1 for ``w2``, 0.3 for
             ``kale``, and for ``mmd`` the target's root mean square radius (``riesz``) or half the squared bandwidth.
         decay: The number of steps after which the step size is halved.
         steps: The number of steps.
@@ -107,13 +121,13 @@ class Specification:
     flow: str = "lipschitz"
     solver: str | None = None
     divergence: str = "kl"
-    alpha: float = 2.0
+    order: float = 2.0
     lipschitz: float = 1.0
     constraint: str = "spectral"
     penalty: float = 10.0
     network: tuple[int, ...] = (64, 64, 64)
-    activation: str = "relu"
-    learning_rate: float = 1e-3
+    activation: str | None = None
+    learning_rate: float | None = None
     momentum: float = 0.0
     inner_steps: int = 5
     tolerance: float | None = None
@@ -130,12 +144,23 @@ class Specification:
     regularisation: float = 0.1
     noise: float = 0.0
     noise_halving: float = math.inf
+    alpha: float | None = None
+    horizon: float = 1.0
+    power: float = 2.0
+    time_steps: int = 5
+    kinetic: bool = True
+    hj: float = 0.0
+    terminal: float = 0.0
+    stages: int = 1
     persistent: str = "potential"
     persistency: int = 1
     minibatch: int | None = None
     backend: str = "auto"
     stepper: str = "euler"
-    step_size: float | None = None
+    mode: str = "implicit"
+    max_inner: int = 20
+    accuracy: float = 1e-3
+    step_size: float | str | None = None
     decay: float = math.inf
     steps: int = 500
     stop_energy: float = 0.0
@@ -155,6 +180,7 @@ class Specification:
             "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1, "metric_every": 1,
             "checkpoint_every": 1, "metric_size": 2, "seed": 0, "holdout": 0, "stop_energy": 0, "patience": 1,
             "penalty": 0, "persistency": 1, "minibatch": 2, "noise": 0, "epsilon_start": 0, "radius": 0,
+            "time_steps": 1, "hj": 0, "terminal": 0, "stages": 1, "max_inner": 1,
         }  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)
@@ -163,7 +189,8 @@ class Specification:
         if self.source_std is not None and not 0 <= self.source_std < math.inf:
             raise ValueError(f"source_std must not be negative, not {self.source_std}")
         finite = (
-            "step_size", "learning_rate", "source_mean", "alpha", "penalty", "stop_energy", "holdout", "noise", "radius", "exponent",
+            "learning_rate", "source_mean", "order", "penalty", "stop_energy", "holdout", "noise", "radius", "exponent",
+            "alpha", "horizon", "power", "hj", "terminal", "accuracy",
         )  # fmt: skip
         for name in finite:
             value = getattr(self, name)
@@ -176,7 +203,7 @@ class Specification:
             ("backend", BACKENDS),
             ("stepper", STEPPERS),
             ("constraint", CONSTRAINTS),
-            ("activation", ACTIVATIONS),
+            ("mode", MODES),
             ("dtype", DTYPES),
         ]
         for name, names in choices:
@@ -184,14 +211,20 @@ class Specification:
         optional: list[tuple[str, Mapping[str, Any] | tuple[str, ...]]] = [
             ("scale", SCALES),
             ("kernel", KERNELS),
-            ("solver", SOLVERS),
+            ("activation", ACTIVATIONS),
+            ("solver", SOLVERS.get(self.flow, sum(SOLVERS.values(), ()))),
         ]
         for name, names in optional:
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, choose(name, given, names))
-        if self.solver is not None and self.flow != "w2":
-            raise ValueError(f"solver {self.solver} is one of the flow w2, not of {self.flow}; leave it out")
-        for name in ("step_size", "lipschitz", "epsilon", "bandwidth", "halving", "regularisation", "noise_halving"):
+        if self.solver is not None and self.flow not in SOLVERS:
+            owner = next(flow for flow, solvers in SOLVERS.items() if self.solver in solvers)
+            raise ValueError(f"solver {self.solver} is one of the flow {owner}, not of {self.flow}; leave it out")
+        self._check_step_size()
+        positive = (
+            "lipschitz", "epsilon", "bandwidth", "halving", "regularisation", "noise_halving", "alpha", "horizon", "decay",
+        )  # fmt: skip
+        for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}")
@@ -201,15 +234,42 @@ class Specification:
                 raise ValueError(f"{name} must be finite, not {value}")
         if not 0 < self.exponent < 2:
             raise ValueError(f"exponent must be between 0 and 2, not {self.exponent}")
-        if math.isinf(self.lipschitz) and self.flow in ("transport", "kernel"):
+        if not self.power > 1:
+            raise ValueError(f"power must be above 1, not {self.power}")
+        if not 0 <= self.accuracy < 1:
+            raise ValueError(f"accuracy must be at least 0 and below 1, not {self.accuracy}")
+        exact = self.flow == "proximal" and self.solver in ("transport", "plan")
+        if math.isinf(self.lipschitz) and (self.flow in ("transport", "kernel") or exact):
             raise ValueError(f"lipschitz must be finite for the flow {self.flow}, not {self.lipschitz}")
         if (self.persistent == "minibatch") != (self.minibatch is not None):
             raise ValueError(
                 "minibatch, the number of particles, and persistent minibatch belong together; give both or none"
             )
+        if self.stepper == "proximal" and (self.noise or self.persistency > 1 or self.minibatch is not None):
+            raise ValueError(
+                "the stepper proximal needs a flow that is the slope of one potential: no noise, persistency or minibatch"
+            )
+        if self.flow == "proximal" and (self.stepper != "euler" or self.step_size is not None):
+            given = "stepper" if self.stepper != "euler" else "step_size"
+            raise ValueError(f"the flow proximal takes time_steps Euler steps from 0 to horizon; leave {given} out")
         object.__setattr__(self, "network", tuple(self.network))
         if not self.network or min(self.network) < 1:
             raise ValueError(f"network needs positive widths, not {','.join(map(str, self.network))}")
+
+    def _check_step_size(self) -> None:
+        if isinstance(self.step_size, str):
+            object.__setattr__(self, "step_size", choose("step_size", self.step_size, ("auto",)))
+        elif self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, not {self.step_size}")
+        elif self.step_size is not None and not math.isfinite(self.step_size):
+            raise ValueError(f"step_size must be finite, not {self.step_size}")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the discriminator's slope is bounded, by ``lipschitz``."""
+        trained = self.flow == "lipschitz" or (self.flow == "proximal" and self.solver in (None, "network"))
+        there = self.constraint != "none" if trained else self.flow in ("transport", "kernel", "proximal")
+        return there and math.isfinite(self.lipschitz)
 
     @staticmethod
     def load(path: Path) -> tuple[Specification, dict[str, Any]]:
@@ -248,5 +308,12 @@ def _fits(value: object, annotation: str) -> bool:
     """Whether a value from a TOML file is of a field's type."""
     if annotation.startswith("tuple"):
         return isinstance(value, list) and all(_fits(entry, "int") for entry in value)
-    kinds = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}[annotation.split(" ")[0]]
-    return isinstance(value, kinds) and isinstance(value, bool) == (kinds == (bool,))
+    known: dict[str, tuple[type, ...]] = {
+        "str": (str,),
+        "int": (int,),
+        "float": (int, float),
+        "bool": (bool,),
+        "None": (),
+    }
+    kinds = {kind for name in annotation.split(" | ") for kind in known[name]}
+    return isinstance(value, tuple(kinds)) and isinstance(value, bool) == (bool in kinds)

@@ -526,7 +526,7 @@ BAD = [
     (["--target", "moons", "--step-size", "nan"], ["--step-size", "nan"]),
     (["--target", "moons", "--lipschitz", "0"], ["--lipschitz", "positive", "0"]),
     (["--target", "moons", "--lipschitz", "one"], ["--lipschitz", "'one'"]),
-    (["--target", "moons", "--alpha", "1", "--divergence", "alpha"], ["--alpha", "above 1"]),
+    (["--target", "moons", "--order", "1", "--divergence", "alpha"], ["--order", "above 1"]),
     (["--target", "moons", "--decay", "0"], ["--decay", "positive"]),
     (["--target", "moons", "--momentum", "1"], ["--momentum"]),
     (["--target", "moons", "--learning-rate", "0"], ["--learning-rate", "positive"]),

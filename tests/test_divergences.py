@@ -216,5 +216,5 @@ def test_jensen_shannon_is_bounded():
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5, -1.0, math.inf, math.nan])
 def test_alpha_must_be_above_one(alpha):
-    with pytest.raises(ValueError, match="alpha must be above 1"):
+    with pytest.raises(ValueError, match="order must be above 1"):
         Alpha(alpha)

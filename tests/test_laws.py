@@ -271,7 +271,7 @@ def test_names_forgive_underscores_and_capitals():
         ({"holdout": -0.1}, "holdout must be at least 0"),
         ({"holdout": math.nan}, "holdout must be at least 0"),
         ({"particles": 1}, "particles must be at least 2"),
-        ({"alpha": 1.0, "divergence": "alpha"}, "alpha must be above 1"),
+        ({"order": 1.0, "divergence": "alpha"}, "order must be above 1"),
         ({"divergence": "klx"}, "did you mean kl"),
         ({"flow": "wasserstein"}, "unknown flow"),
         ({"solver": "exact"}, "solver exact is one of the flow w2"),

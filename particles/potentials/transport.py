@@ -58,6 +58,7 @@ class TransportPotential(Potential):
             step of size h along −∇φ is the W2-penalised (implicit) step instead of the explicit one: particles
             come to rest on the data instead of rattling about it. It also solves the W1 ⊕ W2 proximal problem
             (arXiv 2407.11901) for :math:`R = LT/\alpha`.
+        power: The power of that cost below the distance R, if not 2.
         epsilon: The regularisation ε, in units of the divergence; ε / L is the length of its blur. By default 0.1 L.
         epsilon_start: The ε of the first fit, for annealing; ``None`` for ``epsilon``, ``inf`` for the cost at twice the root
             mean square distance between particles and target.
@@ -80,6 +81,7 @@ class TransportPotential(Potential):
         lipschitz: float = 1.0,
         *,
         radius: float = 0.0,
+        power: float = 2.0,
         epsilon: float | None = None,
         epsilon_start: float | None = None,
         halving: float = 30,
@@ -90,7 +92,7 @@ class TransportPotential(Potential):
         backend: str = "auto",
     ):
         self.divergence = divergence
-        self.cost: Radial = Huber(lipschitz, radius) if radius else Distance(lipschitz)
+        self.cost: Radial = Huber(lipschitz, radius, power) if radius else Distance(lipschitz)
         self.epsilon = 0.1 * lipschitz if epsilon is None else epsilon
         self.epsilon_start = self.epsilon if epsilon_start is None else epsilon_start
         for name, value in (("epsilon", self.epsilon), ("halving", halving), ("tolerance", tolerance)):

@@ -59,7 +59,7 @@ def simulate(
         at_rest: Ends the run early when it says so of the rows logged so far.
 
     Returns:
-        The last state.
+        The last state, as the process shows it.
 
     Raises:
         RunError: If the store cannot be gone on with, or is beyond ``stop`` already.
@@ -71,7 +71,8 @@ def simulate(
     state = store.resume(process)  # potentials reloaded, later rows dropped; or None
     if state is None:
         state = process.init()
-        store.log(state, _look(observers, state))
+        path = process.path(state)
+        store.log(path, _look(observers, path[-1]))
         store.save(state, process)
     if state.k > stop:
         raise RunError(f"the run is at step {state.k} already; steps must be at least that, not {stop}")
@@ -88,20 +89,22 @@ def simulate(
                 try:
                     row = _checked(pending)
                 except Diverged:
-                    store.diverged(good)
+                    store.diverged(process.path(good)[-1])
                     raise
                 good, pending = state, []
             if tape is not None:
                 store.keep(state.k, tape)
             if logged:
-                store.log(state, row | _look(observers, state))
+                path = process.path(state)
+                store.log(path, row | _look(observers, path[-1]))
             if last or store.saves(state.k):
                 store.save(state, process)
             if asked:
                 raise Interrupted(f"stopped after step {state.k}", asked[0])
 
-    store.finish(state, process)
-    return state
+    path = process.path(state)
+    store.finish(path, process)
+    return path[-1]
 
 
 def _look(observers: Sequence[Observer], state: State) -> Row:

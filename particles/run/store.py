@@ -74,8 +74,8 @@ class Store(ABC):
         """The last saved state, with the process brought back to it; ``None`` at the beginning."""
 
     @abstractmethod
-    def log(self, state: State, row: Row) -> None:
-        """Writes a row."""
+    def log(self, path: list[State], row: Row) -> None:
+        """Writes a row, of the last state of the path that leads to it."""
 
     @abstractmethod
     def save(self, state: State, process: Process) -> None:
@@ -90,8 +90,8 @@ class Store(ABC):
         """Keeps the last good state of a run that ended in numbers that are not finite."""
 
     @abstractmethod
-    def finish(self, state: State, process: Process) -> None:
-        """Writes the end."""
+    def finish(self, path: list[State], process: Process) -> None:
+        """Writes the end, the last state of the path that leads to it."""
 
 
 class Memory(Store):
@@ -120,9 +120,9 @@ class Memory(Store):
     def resume(self, process: Process) -> State | None:
         return None
 
-    def log(self, state: State, row: Row) -> None:
-        self.rows.append({"step": state.k, "time": state.t} | row)
-        self.clouds.append(state.cloud)
+    def log(self, path: list[State], row: Row) -> None:
+        self.rows.append({"step": path[-1].k, "time": path[-1].t} | row)
+        self.clouds.append(path[-1].cloud)
 
     def save(self, state: State, process: Process) -> None:
         pass
@@ -133,7 +133,7 @@ class Memory(Store):
     def diverged(self, state: State) -> None:
         self.clouds.append(state.cloud)
 
-    def finish(self, state: State, process: Process) -> None:
+    def finish(self, path: list[State], process: Process) -> None:
         pass
 
 
@@ -225,7 +225,8 @@ class Folder(Store):
         _write(self.path / "trajectory.csv", taken)
         self._trajectory().truncate(len(taken))
 
-    def log(self, state: State, row: Row) -> None:
+    def log(self, path: list[State], row: Row) -> None:
+        state = path[-1]
         if self.resumed is not None and state.k > self.resumed:
             # Where the run once ended is not its end any more: forget what was written for that reason alone.
             self._keep(self.logs, lambda k: k % self.snapshot_every == 0)
@@ -237,7 +238,9 @@ class Folder(Store):
             _append(self.path / "series.csv", _columns(self.rows), row)
         else:
             _write(self.path / "series.csv", self.rows)
-        if state.k % self.snapshot_every == 0:
+        if len(path) > 1:
+            self._way(path)
+        elif state.k % self.snapshot_every == 0:
             self._snapshot(state)
         if self.progress:
             self.progress(state.k, row)
@@ -252,6 +255,18 @@ class Folder(Store):
         trajectory.append(self.schema.points(state.cloud.x))
         row = {"snapshot": trajectory.rows - 1, "step": state.k, "time": state.t}
         _append(index, row, row) if taken else _write(index, [row])
+
+    def _way(self, path: list[State]) -> None:
+        """Replaces the trajectory by a path of its own, whose steps are those of the flow."""
+        points = [self.schema.points(state.cloud.x) for state in path]
+        with replacing(self.path / "trajectory.npy") as draft:
+            trajectory = GrowingArray(draft, points[0].shape, points[0].dtype)
+            for rows in points:
+                trajectory.append(rows)
+        _write(
+            self.path / "trajectory.csv",
+            [{"snapshot": i, "step": i, "time": state.t} for i, state in enumerate(path)],
+        )
 
     def _trajectory(self, cloud: Cloud | None = None) -> GrowingArray:
         path = self.path / "trajectory.npy"
@@ -279,8 +294,12 @@ class Folder(Store):
     def diverged(self, state: State) -> None:
         self._export(state.cloud.active, "diverged.csv")
 
-    def finish(self, state: State, process: Process) -> None:
-        self._snapshot(state)
+    def finish(self, path: list[State], process: Process) -> None:
+        state = path[-1]
+        if len(path) > 1:
+            self._way(path)
+        else:
+            self._snapshot(state)
         if self.saved != state.k:
             self.save(state, process)
         self._export(state.cloud.active, "particles.csv")

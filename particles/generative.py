@@ -1,0 +1,145 @@
+"""From the names in a specification to a W1 ⊕ W2 proximal flow: learnt, by Hopf and Lax, or by the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+from particles import methods
+from particles.specification import Specification
+
+if TYPE_CHECKING:
+    from particles.cloud import Cloud
+    from particles.flows.proximal import Generative, RunningCost
+    from particles.keys import Key
+    from particles.processes import Evolve, Train
+
+logger = logging.getLogger(__name__)
+
+SLACK = 10.0
+"""By default α is so small that particles may go this many times as far as the root mean square way to the target."""
+BLUR = 0.05
+"""The default blur of the solver ``transport``, in units of the target's radius."""
+
+
+def settled(spec: Specification, source: Cloud, target: Cloud, size: float, key: Key) -> Specification:
+    """The specification with this flow's own defaults found out; ``size`` is the target's radius."""
+    solver = spec.solver or "network"
+    needed = _needed(source, target, key)
+    alpha = spec.alpha
+    if alpha is None:
+        bound = spec.lipschitz if math.isfinite(spec.lipschitz) else 1.0
+        alpha = bound * (spec.horizon / (SLACK * needed)) ** (spec.power - 1)
+    epsilon = spec.epsilon
+    if epsilon is None:
+        epsilon = alpha * (BLUR * size) ** spec.power / spec.horizon ** (spec.power - 1)
+    known = dataclasses.replace(spec, solver=solver, alpha=alpha, epsilon=epsilon)
+    if known.bounded and (reach := cost(known).reach(spec.lipschitz, spec.horizon) * spec.stages) < needed:
+        logger.warning(
+            "no particle can go further than T (L/α)^(1/(p−1)) = %.3g, but the target is %.3g away (root mean square): "
+            "a larger lipschitz or horizon or a smaller alpha would let particles arrive",
+            reach,
+            needed,
+        )
+    if solver == "network":
+        decay = spec.decay if math.isfinite(spec.decay) else max(1.0, spec.steps / spec.stages / 4)
+        return dataclasses.replace(known, decay=decay, batch_size=spec.batch_size or 512)
+    return dataclasses.replace(known, steps=spec.time_steps)
+
+
+def _needed(source: Cloud, target: Cloud, key: Key) -> float:
+    """W2 from the source to the target, on some points of each; 1 if there is no way to go."""
+    from particles.metrics.transport import w2
+
+    clouds = source.active.draw(500, key.fold("needed", "p")), target.draw(500, key.fold("needed", "q"))
+    return w2(*clouds) or 1.0
+
+
+def cost(spec: Specification) -> RunningCost:
+    from particles.flows.proximal import RunningCost
+
+    assert spec.alpha is not None
+    return RunningCost(spec.alpha, spec.power)
+
+
+def proximal(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Train | Evolve:
+    """What a run of the W1 ⊕ W2 proximal flow repeats, by a settled specification."""
+    from particles.processes import Evolve
+    from particles.steppers.euler import Euler
+
+    if spec.solver == "network":
+        return _training(spec, source, target, key)
+    if spec.stages > 1 or not spec.kinetic or spec.noise:
+        raise ValueError(
+            f"stages, noise and a flow without kinetic energy are for the solver network, not for {spec.solver}"
+        )
+    if target.label is not None and spec.solver == "transport":
+        raise ValueError("the solver transport knows no classes; choose the solver network or plan, or drop the label")
+    if source.carried and spec.solver == "plan":
+        raise ValueError("the plan moves its own particles alone; carry none, or choose the solver transport")
+    return Evolve(
+        _exact(spec, target, key), Euler(), source, step_size=spec.horizon / spec.time_steps, key=key.fold("run")
+    )
+
+
+def _exact(spec: Specification, target: Cloud, key: Key) -> Generative:
+    from particles.flows.hopf_lax import HopfLaxFlow, PlannedFlow
+    from particles.potentials.transport import TransportPotential
+
+    divergence, price = methods.divergence(spec), cost(spec)
+    if spec.solver == "plan":
+        return PlannedFlow(divergence, target, price, spec.lipschitz, spec.horizon, key.fold("plan"))
+    potential = TransportPotential(
+        divergence,
+        spec.lipschitz,
+        radius=price.reach(spec.lipschitz, spec.horizon),
+        power=spec.power,
+        epsilon=spec.epsilon,
+        debias=False,
+        tolerance=1e-2,
+        max_iterations=1000,
+        backend=spec.backend,
+    )
+    return HopfLaxFlow(potential, target, price, spec.lipschitz, spec.horizon)
+
+
+def _training(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Train:
+    from particles.flows.proximal import ProximalFlow
+    from particles.processes import Train
+
+    networks = [_network(spec, target, key.fold("flow", stage)) for stage in range(spec.stages)]
+    return Train(
+        ProximalFlow(networks, cost(spec), spec.noise),
+        methods.lipschitz(spec, target, key),
+        source,
+        target,
+        time_steps=spec.time_steps,
+        batch_size=spec.batch_size or 512,
+        learning_rate=spec.learning_rate or 2e-3,
+        decay=spec.decay,
+        kinetic=spec.kinetic,
+        hj=spec.hj,
+        terminal=spec.terminal,
+        stage_steps=math.ceil(spec.steps / spec.stages) if spec.stages > 1 else None,
+        key=key.fold("run"),
+    )
+
+
+def _network(spec: Specification, target: Cloud, key: Key) -> Any:
+    from particles.networks.timed import TimedNetwork
+
+    assert spec.alpha is not None
+    size = float(target.x.double().square().sum(1).mean()) ** 0.5 or 1.0
+    network = TimedNetwork(
+        target.dimension,
+        spec.network,
+        horizon=spec.horizon,
+        size=size,
+        scale=spec.alpha * size**spec.power / spec.horizon ** (spec.power - 1),
+        power=spec.power,
+        classes=methods.classes(target),
+        key=key,
+    )
+    return network.to(device=target.x.device, dtype=target.x.dtype)
