@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from particles.divergences import ReverseKL as ReverseKL
     from particles.flows.base import Flow as Flow
     from particles.flows.gradient import GradientFlow as GradientFlow
+    from particles.flows.hopf_lax import HopfLaxFlow as HopfLaxFlow
+    from particles.flows.hopf_lax import PlannedFlow as PlannedFlow
     from particles.flows.persistent import PersistentBatch as PersistentBatch
     from particles.flows.persistent import PersistentPotential as PersistentPotential
+    from particles.flows.proximal import ProximalFlow as ProximalFlow
+    from particles.flows.proximal import RunningCost as RunningCost
     from particles.flows.recording import Recorder as Recorder
     from particles.flows.recording import Replay as Replay
     from particles.kernels import Gaussian as Gaussian
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from particles.metrics.transport import sinkhorn as sinkhorn
     from particles.metrics.transport import w2 as w2
     from particles.networks.dense import DenseNetwork as DenseNetwork
+    from particles.networks.timed import TimedNetwork as TimedNetwork
     from particles.plot.comparison import comparison as comparison
     from particles.plot.figure import figure as figure
     from particles.potentials.base import Potential as Potential
@@ -58,6 +63,7 @@ if TYPE_CHECKING:
     from particles.potentials.transport import TransportPotential as TransportPotential
     from particles.processes import Evolve as Evolve
     from particles.processes import State as State
+    from particles.processes import Train as Train
     from particles.run.loop import Diverged as Diverged
     from particles.run.loop import Interrupted as Interrupted
     from particles.run.loop import simulate as simulate
@@ -87,6 +93,9 @@ _HOMES = {
     "divergences": ["Alpha", "Divergence", "JensenShannon", "KL", "ReverseKL", "W1"],
     "flows.base": ["Flow"],
     "flows.gradient": ["GradientFlow"],
+    "flows.hopf_lax": ["HopfLaxFlow", "PlannedFlow"],
+    "flows.proximal": ["ProximalFlow", "RunningCost"],
+    "networks.timed": ["TimedNetwork"],
     "flows.persistent": ["PersistentBatch", "PersistentPotential"],
     "flows.recording": ["Recorder", "Replay"],
     "kernels": ["Gaussian", "InverseMultiquadric", "Laplacian", "Multiquadric", "Riesz"],
@@ -106,7 +115,7 @@ _HOMES = {
     "plot.figure": ["figure"],
     "potentials.base": ["Potential"],
     "potentials.neural": ["NeuralPotential"],
-    "processes": ["Evolve", "State"],
+    "processes": ["Evolve", "State", "Train"],
     "run.loop": ["Diverged", "Interrupted", "simulate"],
     "run.observers": ["AtRest", "Distance"],
     "run.reader": ["Run"],

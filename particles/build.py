@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from particles import inputs, methods
+from particles import generative, inputs, methods
 from particles.names import TOYS
 from particles.specification import Specification
 
@@ -146,7 +146,8 @@ def build(spec: Specification) -> Simulation:
         metric_every=spec.metric_every or 5 * log_every,
         snapshot_every=spec.snapshot_every or log_every,
     )
-    spec = methods.settled(spec, source, target, key)
+    generates = spec.flow == "proximal"
+    spec = generative.settled(spec, source, target, key) if generates else methods.settled(spec, target, key)
     assert spec.metric_every is not None
     references = {"w2": target} | ({} if holdout is None else {"w2_holdout": holdout})
     observers: list[Observer] = [
@@ -155,7 +156,7 @@ def build(spec: Specification) -> Simulation:
     ]
     return Simulation(
         spec=spec,
-        process=methods.process(spec, source, target, key),
+        process=(generative if generates else methods).process(spec, source, target, key),
         observers=observers,
         at_rest=AtRest(spec.stop_energy, spec.patience) if spec.stop_energy else None,
         schema=schema,

@@ -24,8 +24,12 @@ BLUR = 0.05
 """The default blur of the solver ``transport``, in units of the target's radius."""
 
 
-def settled(spec: Specification, source: Cloud, target: Cloud, size: float, key: Key) -> Specification:
-    """The specification with this flow's own defaults found out; ``size`` is the target's radius."""
+def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Specification:
+    """The specification with this flow's own defaults found out."""
+    size = methods.radius_of(target)
+    spec = dataclasses.replace(
+        spec, activation=spec.activation or "groupsort", learning_rate=spec.learning_rate or 2e-3
+    )
     solver = spec.solver or "network"
     needed = _needed(source, target, key)
     alpha = spec.alpha
@@ -64,7 +68,7 @@ def cost(spec: Specification) -> RunningCost:
     return RunningCost(spec.alpha, spec.power)
 
 
-def proximal(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Train | Evolve:
+def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Train | Evolve:
     """What a run of the W1 ⊕ W2 proximal flow repeats, by a settled specification."""
     from particles.processes import Evolve
     from particles.steppers.euler import Euler
@@ -112,7 +116,7 @@ def _training(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Tr
     networks = [_network(spec, target, key.fold("flow", stage)) for stage in range(spec.stages)]
     return Train(
         ProximalFlow(networks, cost(spec), spec.noise),
-        methods.lipschitz(spec, target, key),
+        methods.lipschitz(dataclasses.replace(spec, batch_size=None), target, key, decay=spec.decay),
         source,
         target,
         time_steps=spec.time_steps,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from particles.keys import Key
     from particles.networks.dense import DenseNetwork
     from particles.potentials.base import Potential
-    from particles.processes import Evolve, Train
+    from particles.processes import Evolve
     from particles.steppers.base import Stepper
 
 logger = logging.getLogger(__name__)
@@ -29,21 +29,10 @@ BLUR = {"transport": 0.03, "w2": 0.05}
 """The default blur, in units of the target's radius, its root mean square distance from its mean."""
 
 
-def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Specification:
+def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
     """The specification with the flow's own defaults found out."""
-    from particles.cloud import mean_square
-
-    size = float(mean_square(target, target)) ** 0.5 / 2**0.5 or 1.0
-    generative = spec.flow == "proximal"
-    spec = dataclasses.replace(
-        spec,
-        activation=spec.activation or ("groupsort" if generative else "relu"),
-        learning_rate=spec.learning_rate or (2e-3 if generative else 1e-3),
-    )
-    if generative:
-        from particles.generative import settled
-
-        return settled(spec, source, target, size, key)
+    size = radius_of(target)
+    spec = dataclasses.replace(spec, activation=spec.activation or "relu", learning_rate=spec.learning_rate or 1e-3)
     solver = ("exact" if spec.solver is None else spec.solver) if spec.flow == "w2" else spec.solver
     epsilon, radius, bandwidth = spec.epsilon, spec.radius, spec.bandwidth
     if epsilon is None and spec.flow == "transport":
@@ -102,15 +91,11 @@ def _advise(spec: Specification, target: Cloud, key: Key) -> None:
         )
 
 
-def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evolve | Train:
+def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evolve:
     """What a run repeats, by a settled specification."""
     from particles.flows.recording import Recorder
     from particles.processes import Evolve
 
-    if spec.flow == "proximal":
-        from particles.generative import proximal
-
-        return proximal(spec, source, target, key)
     assert isinstance(spec.step_size, float)
     if spec.minibatch is not None and spec.minibatch > (own := len(source) - source.carried):
         raise ValueError(f"minibatch must be at most the number of particles, {own}, not {spec.minibatch}")
@@ -149,13 +134,14 @@ def _flow(spec: Specification, target: Cloud, key: Key) -> Flow:
 # One function per flow: its potential
 
 
-def lipschitz(spec: Specification, target: Cloud, key: Key) -> Potential:
+def lipschitz(spec: Specification, target: Cloud, key: Key, decay: float = math.inf) -> Potential:
     from particles.potentials.neural import NeuralPotential
 
     return NeuralPotential(
         divergence(spec),
         _network(spec, target, key.fold("network"), spec.lipschitz if spec.constraint == "spectral" else math.inf),
         learning_rate=spec.learning_rate or 1e-3,
+        decay=decay,
         momentum=spec.momentum,
         inner_steps=spec.inner_steps,
         tolerance=spec.tolerance,
@@ -258,6 +244,13 @@ def _per_class(target: Cloud, make_one: Callable[[], Potential]) -> Potential:
     from particles.potentials.per_class import PerClass
 
     return make_one() if target.label is None else PerClass(make_one, classes(target))
+
+
+def radius_of(target: Cloud) -> float:
+    """The root mean square distance of the target from its mean, a length; 1 if it is all at one place."""
+    from particles.cloud import mean_square
+
+    return float(mean_square(target, target)) ** 0.5 / 2**0.5 or 1.0
 
 
 def classes(target: Cloud) -> int:

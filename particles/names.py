@@ -26,7 +26,7 @@ FLOWS = {
     "mmd": "methods.mmd",
     "kale": "methods.kale",
     "kernel": "methods.kernel",
-    "proximal": "generative.proximal",
+    "proximal": "generative.process",
 }
 KERNELS = {
     "gaussian": "kernels.Gaussian",

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from particles.batches import Stratified
 from particles.cloud import Cloud
 from particles.flows import proximal
 from particles.flows.base import Flow
@@ -146,7 +147,7 @@ class Train:
         source: Where points begin, with shape :math:`(M, d)`.
         target: Where they are to arrive, with shape :math:`(N, d)`.
         time_steps: The number n of Euler steps per stage.
-        batch_size: The number of source points per step; all if there are fewer.
+        batch_size: The number of source and of target points per step, each drawn evenly (``Stratified``); all if there are fewer.
         learning_rate: The first step of Adam.
         decay: The number of steps of a stage after which it is halved: it is learning_rate / (1 + k / decay).
         momentum: The decay of Adam's first moment.
@@ -198,6 +199,7 @@ class Train:
         self.discriminator = discriminator
         self.source = source
         self.target = target
+        self.sources, self.targets = Stratified(source.active), Stratified(target)
         self.time_steps = time_steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -230,7 +232,9 @@ class Train:
         times = self._times(key)
         ways = self.flow.ways(self.learner, batch, times, key.fold("noise"))
         end = batch.at(ways[-1].x.detach())
-        info = dict(self.discriminator.fit(end, self.target, key.fold("fit")))
+        info = dict(
+            self.discriminator.fit(end, self.targets.draw(self.batch_size, key.fold("target")), key.fold("fit"))
+        )
         gradient = self.discriminator.grad(end)
         speed = (ways[-1].x - batch.x).detach().square().sum(1).max().sqrt() / self.learner.horizon
 
@@ -258,7 +262,7 @@ class Train:
 
     def _batch(self, key: Key) -> Cloud:
         """Some points of the source, where the earlier stages have taken them."""
-        batch = self.source.active.draw(self.batch_size, key.fold("source"))
+        batch = self.sources.draw(self.batch_size, key.fold("source"))
         if self.stage:
             earlier = ProximalFlow(self.flow.networks[: self.stage], self.flow.cost, self.flow.noise)
             batch = earlier.transport(batch, self.time_steps, key.fold("earlier"))

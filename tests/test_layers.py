@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"keys", "shards", "names"},
     {"cloud"},
-    {"kernels"},
+    {"kernels", "batches"},
     {"divergences", "pairwise", "networks", "data", "metrics"},
     {"potentials"},
     {"flows"},
@@ -18,6 +18,7 @@ ORDER = [
     {"run"},
     {"specification"},
     {"inputs", "methods"},
+    {"generative"},
     {"build"},
     {"augmenter", "plot"},
     {"cli", "examples"},

@@ -42,8 +42,7 @@ def figure(run: Run) -> Figure:
     _curves(run, right.subplots(3, 1, sharex=True))
     spec = run.spec
     canvas.suptitle(
-        f"{_short(spec['source'])} → {_short(spec['target'])}: {_method(spec)}, "
-        f"{int(run.steps[-1])} steps of {spec['step_size']:g}",
+        f"{_short(spec['source'])} → {_short(spec['target'])}: {_method(spec)}, {_steps(run)}",
         fontsize=11,
     )
     return canvas
@@ -84,16 +83,30 @@ def draw_clouds(run: Run, ax: Axes, alone: bool = True) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+def _steps(run: Run) -> str:
+    """How many steps, and of what."""
+    spec = run.spec
+    if spec.get("flow") == "proximal":
+        trained = f", {int(run.series['step'].iloc[-1])} steps of training" if spec.get("solver") == "network" else ""
+        return f"{int(run.steps[-1])} steps of {spec['horizon'] / spec['time_steps']:g}{trained}"
+    return f"{int(run.steps[-1])} steps of {spec['step_size']:g}"
+
+
 def _method(spec: dict[str, Any]) -> str:
     """What particles descended, in a few words."""
     flow = spec.get("flow", "lipschitz")
-    bound = "no bound" if spec["constraint"] == "none" and flow == "lipschitz" else f"L = {spec['lipschitz']:g}"
+    bound = (
+        "no bound"
+        if spec["constraint"] == "none" and flow in ("lipschitz", "proximal")
+        else f"L = {spec['lipschitz']:g}"
+    )
     return {
         "lipschitz": f"{spec['divergence']}, {bound}",
         "transport": f"transport, {spec['divergence']}, {bound}",
         "w2": f"W2 loss, {spec.get('solver')}",
         "mmd": f"MMD, {spec.get('kernel')}",
         "kale": f"KALE, {spec.get('kernel')}",
+        "proximal": f"W1 ⊕ W2 by {spec.get('solver')}, {spec['divergence']}, {bound}, α = {spec.get('alpha', 0):.3g}",
         "kernel": f"{spec.get('kernel')} kernel, {spec['divergence']}, {bound}",
     }[flow]
 
