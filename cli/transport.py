@@ -35,6 +35,12 @@ OTHER_KINDS = (".npy", ".npz", ".parquet", ".pq")
     type=click.Path(path_type=Path),
     help="npy file for their paths at the steps of the run's trajectory.npy, and the last: shape (T, n, d), in data units.",
 )
+@click.option(
+    "--time-steps",
+    type=int,
+    metavar="N",
+    help="Number of Euler steps, of a run of the flow proximal, which can be any.  [default: the run's]",
+)
 @click.option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: the run's]")
 @click.option("--overwrite", is_flag=True, help="Replace --output and --trajectory if they are there.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no closing line.")
@@ -44,11 +50,12 @@ def command(
     output: Path,
     stop: int | None,
     trajectory: Path | None,
+    time_steps: int | None,
     device: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Move new points along the flow of RUN, a run folder made with --record.
+    """Move new points along the flow of RUN, a run folder made with --record, or of the flow proximal.
 
     \b
     They go where they would have gone as carried particles of the run (simulate --carried), and influence nothing. The
@@ -56,6 +63,8 @@ def command(
       particles simulate --target data.csv --record --output runs/data
       particles transport runs/data --input new.csv --output moved.csv
       particles transport runs/data --input new.csv --output halfway.csv --to 250 --trajectory paths.npy
+      particles simulate --target data.csv --flow proximal --output runs/learnt
+      particles transport runs/learnt --input new.csv --output moved.csv --time-steps 20
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     from particles.build import build
@@ -63,7 +72,7 @@ def command(
     from particles.run.loop import Diverged
 
     try:
-        spec = _specification(run, device)
+        spec = _specification(run, device, time_steps)
         _check_apart(run, spec, given, {"--output": output, "--trajectory": trajectory}, overwrite)
         simulation = build(spec)
         simulation.check_data(run)
@@ -89,11 +98,14 @@ def command(
         click.echo(f"{output}: {len(moved)} point{'s' * (len(moved) != 1)} at step {stop}")
 
 
-def _specification(run: Path, device: str | None) -> Specification:
+def _specification(run: Path, device: str | None, time_steps: int | None) -> Specification:
     if not (run / "spec.toml").is_file():
         raise ValueError(f"{run} is not a run folder: it has no spec.toml")
     spec, _ = Specification.load(run / "spec.toml")
-    return spec if device is None else dataclasses.replace(spec, device=device)
+    if time_steps is not None and spec.flow != "proximal":
+        raise ValueError(f"time_steps are those of the flow proximal; a run of {spec.flow} repeats its own steps")
+    changed: dict[str, Any] = {"device": device, "time_steps": time_steps}
+    return dataclasses.replace(spec, **{name: value for name, value in changed.items() if value is not None})
 
 
 def _check_apart(run: Path, spec: Specification, given: Path, written: dict[str, Path | None], overwrite: bool) -> None:
@@ -128,6 +140,8 @@ def _points(simulation: Any, path: Path) -> Any:
 
 def _last(simulation: Any, run: Path) -> int:
     """The last step of the run: that of its checkpoint, or a later one that was recorded before it was cut off."""
+    if simulation.spec.flow == "proximal":
+        return int(simulation.spec.time_steps * simulation.spec.stages)
     from particles.run.recording import Recording
     from particles.run.store import Folder
 
@@ -140,6 +154,8 @@ def _moved(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
     from particles.run.recording import Recording
     from particles.run.transport import transport
 
+    if simulation.spec.flow == "proximal":
+        return _generated(simulation, run, cloud, stop, look)
     if not simulation.spec.record:
         raise ValueError(
             f"{run} kept no potentials; repeat the run with --record, or let new points ride along with --carried"
@@ -147,11 +163,33 @@ def _moved(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
     return transport(simulation.process, Recording(run), cloud, stop, look)
 
 
+def _generated(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
+    """The points after so many Euler steps along a flow that is known at all places and times."""
+    from particles.processes import State
+    from particles.run.store import Folder
+
+    spec, process = simulation.spec, simulation.process
+    if spec.solver == "plan":
+        raise ValueError(
+            f"{run} is a plan, which knows its own particles alone; repeat the run with --solver transport"
+        )
+    if not 0 <= stop <= spec.time_steps * spec.stages:
+        raise ValueError(f"step {stop} is not one of the flow's, 0 to {spec.time_steps * spec.stages}")
+    if Folder(run, simulation.schema).restore(process) is None:
+        raise ValueError(f"{run} has no checkpoint yet; let the run go on first (simulate --resume {run})")
+    path = process.flow.path(cloud, spec.time_steps, process.key.fold("path"))
+    for k, reached in enumerate(path[: stop + 1]):
+        look(State(k, k * spec.horizon / spec.time_steps, reached))
+    return path[stop]
+
+
 class _Paths:
     """The trajectory of the points, at the steps at which the run has its own, and at the last; it moves the bar."""
 
     def __init__(self, simulation: Any, path: Path | None, stop: int, bar: Progress):
         self.schema, self.every, self.path, self.stop = simulation.schema, simulation.spec.snapshot_every, path, stop
+        if simulation.spec.flow == "proximal":  # a run's trajectory has all its steps
+            self.every = 1
         self.bar = bar
         self.taken: list[Any] = []
 

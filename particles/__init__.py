@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from particles.kernels import Riesz as Riesz
     from particles.keys import Key as Key
     from particles.metrics.energy import energy_distance as energy_distance
+    from particles.metrics.manifold import manifold_distance as manifold_distance
     from particles.metrics.memorisation import nearest_ratio as nearest_ratio
     from particles.metrics.paths import path_length as path_length
     from particles.metrics.paths import straightness as straightness
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from particles.potentials.per_class import PerClass as PerClass
     from particles.potentials.plan import Plan as Plan
     from particles.potentials.plan import proximal_plan as proximal_plan
+    from particles.potentials.slope import realised_lipschitz as realised_lipschitz
     from particles.potentials.transport import TransportPotential as TransportPotential
     from particles.processes import Evolve as Evolve
     from particles.processes import State as State
@@ -105,9 +107,11 @@ _HOMES = {
     "potentials.kernel": ["KernelPotential", "kale", "mmd"],
     "potentials.per_class": ["PerClass"],
     "potentials.plan": ["Plan", "proximal_plan"],
+    "potentials.slope": ["realised_lipschitz"],
     "potentials.transport": ["TransportPotential"],
     "keys": ["Key"],
     "metrics.energy": ["energy_distance"],
+    "metrics.manifold": ["manifold_distance"],
     "metrics.memorisation": ["nearest_ratio"],
     "metrics.summary": ["summarise"],
     "metrics.transport": ["sinkhorn", "w2"],

@@ -68,18 +68,23 @@ class RunningCost:
 
     def kinetic(self, velocity: Tensor) -> Tensor:
         r"""The energy :math:`\frac1p \|v\|^p` of each velocity, with shape :math:`(n,)`."""
-        energy: Tensor = velocity.square().sum(1) ** (self.power / 2) / self.power
+        energy: Tensor = _square(velocity) ** (self.power / 2) / self.power
         return energy
 
     def residual(self, slope: Tensor, in_t: Tensor) -> Tensor:
         """How far each point is from the Hamilton–Jacobi equation: its right side less its left one, with shape :math:`(n,)`."""
         q = self.power / (self.power - 1)
-        residual: Tensor = self.alpha ** (1 - q) / q * slope.square().sum(1) ** (q / 2) - in_t
+        residual: Tensor = self.alpha ** (1 - q) / q * _square(slope) ** (q / 2) - in_t
         return residual
 
     def reach(self, lipschitz: float, horizon: float) -> float:
         """The longest way that a particle goes in the time ``horizon`` if slopes are at most ``lipschitz``; a length."""
         return horizon * float((lipschitz / self.alpha) ** (1 / (self.power - 1)))
+
+
+def _square(vectors: Tensor) -> Tensor:
+    """The squared length of each, and a tiny bit more: powers below 1 of it have no pole in their derivative at 0, where U begins."""
+    return vectors.square().sum(1) + torch.finfo(vectors.dtype).tiny
 
 
 class Way(NamedTuple):

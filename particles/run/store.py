@@ -203,6 +203,21 @@ class Folder(Store):
         return dict(saved)
 
     def resume(self, process: Process) -> State | None:
+        if (state := self.restore(process)) is None:
+            return None
+        try:
+            self._keep(lambda k: k <= state.k, lambda k: k <= state.k)
+        except UNREADABLE as error:
+            raise self._misfit(error) from None
+        self.saved = self.resumed = state.k
+        return state
+
+    def restore(self, process: Process) -> State | None:
+        """The saved state, with the process brought back to it, and no file touched; ``None`` if there is none.
+
+        Raises:
+            RunError: If it cannot be read, or is not that of such a process.
+        """
         if (saved := self._load()) is None:
             return None
         first = process.init()
@@ -210,12 +225,12 @@ class Folder(Store):
         try:
             process.load_state_dict(saved["process"])
             memory = tuple(tensor.to(device) for tensor in saved["memory"])
-            state = State(saved["k"], saved["t"], first.cloud.at(saved["x"].to(device)), memory)
-            self._keep(lambda k: k <= state.k, lambda k: k <= state.k)
+            return State(saved["k"], saved["t"], first.cloud.at(saved["x"].to(device)), memory)
         except UNREADABLE as error:
-            raise RunError(f"{self.path} does not fit its spec.toml ({first_line(error)}); begin a new run") from None
-        self.saved = self.resumed = state.k
-        return state
+            raise self._misfit(error) from None
+
+    def _misfit(self, error: BaseException) -> RunError:
+        return RunError(f"{self.path} does not fit its spec.toml ({first_line(error)}); begin a new run")
 
     def _keep(self, rows: Callable[[int], bool], snapshots: Callable[[int], bool]) -> None:
         """Drops the rows and the snapshots of all other steps."""
