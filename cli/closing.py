@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from particles.cli.options import spelt
 
 
 def close(
@@ -30,6 +31,10 @@ def close(
         "kinetic_energy": row.get("kinetic_energy"),
         "flow_units": summarise(*clouds, key),
     }
+    if simulation.advice:
+        found["advice"] = simulation.advice
+    if simulation.spec.flow == "proximal":
+        found["flow"] = _flow(simulation, key)
     unit = simulation.schema.unit
     if (unit != 1).any() and math.isfinite(bound):
         found["lipschitz_data_units"] = sorted({bound / float(unit.max()), bound / float(unit.min())})
@@ -50,10 +55,44 @@ def close(
         click.echo(_table(found))
 
 
+def _flow(simulation: Any, key: Any) -> dict[str, float]:
+    """How straight, how dear and how independent of its steps a generative flow is, on its own particles."""
+    from particles.metrics.manifold import manifold_distance
+    from particles.metrics.transport import w2
+
+    spec, process = simulation.spec, simulation.process
+    cloud = process.source.active
+    if spec.solver != "plan":  # which knows all of its particles together alone
+        cloud = cloud.draw(2000, key.fold("flow"))
+    end = process.flow.transport(cloud, spec.time_steps)
+    found: dict[str, float] = process.flow.diagnose(cloud, spec.time_steps, getattr(process, "discriminator", None))
+    found["manifold_distance"] = manifold_distance(end, simulation.target)
+    if spec.power == 2 and not spec.noise:
+        few = [c.take(slice(0, 2000)) for c in (cloud, end)]
+        best = w2(*few) ** 2 / (2 * process.flow.horizon**2)
+        found["kinetic_over_best"] = found["kinetic_energy"] / best if best else 1.0
+    return found
+
+
 def _in_data_units(schema: Any, cloud: Any) -> Any:
     import torch
 
     return cloud.at(torch.as_tensor(schema.points(cloud.x.double())))
+
+
+def _flow_lines(flow: dict[str, float]) -> list[str]:
+    over = f" ({flow['kinetic_over_best']:.3f} of the best)" if "kinetic_over_best" in flow else ""
+    lines = [
+        f"path length over displacement {flow['straightness']:.4g}, kinetic energy {flow['kinetic_energy']:.4g}{over}"
+    ]
+    if "shift_32" in flow:
+        lines += [f"ends move by {flow['shift_2']:.3g} with 2 times the steps, by {flow['shift_32']:.3g} with 32 times"]
+    if "hj_residual" in flow:
+        lines += [
+            f"Hamilton-Jacobi residual {flow['hj_residual']:.3g}; slope of U at the end to the discriminator's: "
+            f"{flow['terminal_residual']:.3g} apart (rms), cosine {flow['terminal_cosine']:.3f}"
+        ]
+    return lines
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -66,6 +105,10 @@ def _table(found: dict[str, Any]) -> str:
     lines += [f"lipschitz L = {bound}{realised}"]
     if found["divergence"] is not None:
         lines += [f"divergence {found['divergence']:.4g}, kinetic energy {found['kinetic_energy']:.3g}"]
+    if "advice" in found:
+        lines += [f"note: {spelt(found['advice'])}"]
+    if "flow" in found:
+        lines += _flow_lines(found["flow"])
     names = {
         "w2_target": "W2 to the target",
         "w2_holdout": "W2 to held-out target",

@@ -95,12 +95,14 @@ def _specifications(flows: str, options: dict[str, Any]) -> dict[str, Specificat
     if not names or len(set(names)) < len(names):
         raise ValueError(f"flows needs different names with commas between, not {flows!r}")
     return {
-        name: Specification(
-            **options
-            | {"flow": name, "solver": options["solver"] if options["solver"] in SOLVERS.get(name, ()) else None}
-        )
-        for name in names
+        name: Specification(**options | {"flow": name, "solver": _solver(name, options["solver"])}) for name in names
     }
+
+
+def _solver(flow: str, solver: str | None) -> str | None:
+    """The solver, if it is one of the flow's, or one of no flow's, which is refused."""
+    mine = flow in SOLVERS and (solver in SOLVERS[flow] or not any(solver in other for other in SOLVERS.values()))
+    return solver if mine else None
 
 
 def _run(

@@ -69,10 +69,26 @@ def command(
             raise usage(error) from None
         check_empty(folder, overwrite)
     try:
-        _run(folder, spec, figure=figure, quiet=quiet, as_json=as_json, overwrite=overwrite and resume is None)
+        chosen = any(_given(ctx, name) for name in ("step_size", "lipschitz"))
+        _run(
+            folder,
+            spec,
+            figure=figure,
+            quiet=quiet,
+            as_json=as_json,
+            overwrite=overwrite and resume is None,
+            advise=chosen and not quiet,
+        )
     except KeyboardInterrupt:  # before the first step, or after the last
         click.echo(f"Interrupted; if {folder} has a checkpoint, go on with --resume", err=True)
         sys.exit(130)
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) in (
+        click.core.ParameterSource.COMMANDLINE,
+        click.core.ParameterSource.ENVIRONMENT,
+    )
 
 
 def _resumed(ctx: click.Context, folder: Path, steps: int) -> Specification:
@@ -114,6 +130,7 @@ def _run(
     quiet: bool,
     as_json: bool,
     overwrite: bool,
+    advise: bool,
 ) -> None:
     from particles.build import build
     from particles.run.loop import Diverged, Interrupted, simulate
@@ -124,7 +141,9 @@ def _run(
         if overwrite:
             check_apart(folder, simulation.spec)
             clear(folder)
-        bar = Progress(spec.steps, quiet)
+        if advise and simulation.advice:
+            click.echo(f"WARNING: {spelt(simulation.advice)}", err=True)
+        bar = Progress(simulation.spec.steps, quiet)
         store = simulation.store(folder, bar)
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None

@@ -33,6 +33,7 @@ class Simulation:
         target: The target, in units of the flow.
         holdout: The part of it that the flow never sees, or ``None``.
         noted: What goes into ``spec.toml`` besides.
+        advice: What to think of its step size, if there is something to say.
     """
 
     spec: Specification
@@ -43,6 +44,7 @@ class Simulation:
     target: Cloud
     holdout: Cloud | None
     noted: dict[str, Any]
+    advice: str | None = None
 
     def store(self, path: Path, progress: Callable[[int, Row], None] | None = None) -> Folder:
         """The run folder; specification and data are written to it if it is new.
@@ -162,6 +164,7 @@ def build(spec: Specification) -> Simulation:
         schema=schema,
         target=target,
         holdout=holdout,
+        advice=methods.advice(spec, target, key),
         noted={"data": _data_note(schema, holdout_table, fingerprint), "versions": _versions()},
     )
 

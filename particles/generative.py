@@ -28,7 +28,9 @@ def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Spec
     """The specification with this flow's own defaults found out."""
     size = methods.radius_of(target)
     spec = dataclasses.replace(
-        spec, activation=spec.activation or "groupsort", learning_rate=spec.learning_rate or 2e-3
+        spec,
+        activation=spec.activation or "groupsort",
+        learning_rate=2e-3 if spec.learning_rate is None else spec.learning_rate,
     )
     solver = spec.solver or "network"
     needed = _needed(source, target, key)
@@ -121,7 +123,7 @@ def _training(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Tr
         target,
         time_steps=spec.time_steps,
         batch_size=spec.batch_size or 512,
-        learning_rate=spec.learning_rate or 2e-3,
+        learning_rate=2e-3 if spec.learning_rate is None else spec.learning_rate,
         decay=spec.decay,
         kinetic=spec.kinetic,
         hj=spec.hj,

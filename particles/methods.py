@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from particles.processes import Evolve
     from particles.steppers.base import Stepper
 
-logger = logging.getLogger(__name__)
-
 STEP_SIZES = {"lipschitz": 0.5, "transport": 0.5, "w2": 0.1, "kale": 0.3, "kernel": 0.5}
 BLUR = {"transport": 0.03, "w2": 0.05}
 """The default blur, in units of the target's radius, its root mean square distance from its mean."""
@@ -32,7 +29,11 @@ BLUR = {"transport": 0.03, "w2": 0.05}
 def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
     """The specification with the flow's own defaults found out."""
     size = radius_of(target)
-    spec = dataclasses.replace(spec, activation=spec.activation or "relu", learning_rate=spec.learning_rate or 1e-3)
+    spec = dataclasses.replace(
+        spec,
+        activation=spec.activation or "relu",
+        learning_rate=1e-3 if spec.learning_rate is None else spec.learning_rate,
+    )
     solver = ("exact" if spec.solver is None else spec.solver) if spec.flow == "w2" else spec.solver
     epsilon, radius, bandwidth = spec.epsilon, spec.radius, spec.bandwidth
     if epsilon is None and spec.flow == "transport":
@@ -47,12 +48,10 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
     if step_size is None:  # of mmd: the time in which its field moves particles by its own length
         step_size = size ** (2 - spec.exponent) if bandwidth is None or chosen == "riesz" else bandwidth**2 / 2
     if radius is None and spec.flow == "transport":
-        radius = step_size * spec.lipschitz
-    spec = dataclasses.replace(
+        radius = 0.0 if spec.stepper == "proximal" else step_size * spec.lipschitz
+    return dataclasses.replace(
         spec, step_size=step_size, solver=solver, epsilon=epsilon, radius=radius, kernel=chosen, bandwidth=bandwidth
     )
-    _advise(spec, target, key)
-    return spec
 
 
 def _step_size(spec: Specification, target: Cloud, key: Key) -> float | None:
@@ -68,27 +67,26 @@ def _step_size(spec: Specification, target: Cloud, key: Key) -> float | None:
     return cfl(target, spec.lipschitz, key=key.fold("cfl"))
 
 
-def _advise(spec: Specification, target: Cloud, key: Key) -> None:
-    """Warns of explicit steps that stay longer than the target's points are apart."""
+def advice(spec: Specification, target: Cloud, key: Key) -> str | None:
+    """What to think of explicit steps that are longer, to the last, than target points are apart; ``None`` if there is nothing to say."""
     from particles.steppers.cfl import cfl
 
     implicit = spec.stepper == "proximal" or (spec.flow == "transport" and bool(spec.radius))
-    if implicit or not spec.bounded or len(target) < 2:
-        return
+    if implicit or not spec.bounded or spec.flow == "proximal":
+        return None
     assert isinstance(spec.step_size, float)
     last = spec.step_size / (1 + max(spec.steps - 1, 0) / spec.decay)
     try:
         best = cfl(target, spec.lipschitz, key=key.fold("cfl"))
-    except ValueError:  # all points at one place
-        return
-    if last > best * (1 + 1e-6):
-        logger.warning(
-            "up to %.3g in a step, also in the last one (step_size · L), is further than target points are apart (%.3g): particles "
-            "may rattle about them; step_size auto takes %.3g, decay makes steps smaller, the stepper proximal damps them",
-            last * spec.lipschitz,
-            best * spec.lipschitz,
-            best,
-        )
+    except ValueError:  # all target points are at one place
+        return None
+    if last <= best * (1 + 1e-6):
+        return None
+    return (
+        f"steps of up to {last * spec.lipschitz:.3g} (step_size · L, in the last step) are longer than target points are apart, "
+        f"{best * spec.lipschitz:.3g}: particles may rattle about them; step_size auto is {best:.3g}, a decay makes steps "
+        f"smaller, the stepper proximal damps them"
+    )
 
 
 def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Evolve:
@@ -140,7 +138,7 @@ def lipschitz(spec: Specification, target: Cloud, key: Key, decay: float = math.
     return NeuralPotential(
         divergence(spec),
         _network(spec, target, key.fold("network"), spec.lipschitz if spec.constraint == "spectral" else math.inf),
-        learning_rate=spec.learning_rate or 1e-3,
+        learning_rate=1e-3 if spec.learning_rate is None else spec.learning_rate,
         decay=decay,
         momentum=spec.momentum,
         inner_steps=spec.inner_steps,
@@ -186,7 +184,7 @@ def w2(spec: Specification, target: Cloud, key: Key) -> Potential:
         psi,
         phi,
         epsilon=epsilon,
-        learning_rate=spec.learning_rate or 1e-3,
+        learning_rate=1e-3 if spec.learning_rate is None else spec.learning_rate,
         momentum=spec.momentum,
         inner_steps=spec.inner_steps,
         batch_size=spec.batch_size or 256,

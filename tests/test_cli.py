@@ -230,7 +230,7 @@ def test_overwrite_leaves_nothing_of_the_old_run():
 def test_divergence_leaves_the_last_good_particles(settings):
     found = simulate("--target", "moons", "--steps", 50, *settings, code=3)
     assert found.stdout == ""
-    (sentence,) = found.stderr.splitlines()
+    *_, sentence = found.stderr.splitlines()
     assert sentence.startswith("Diverged: step ")
     assert "run/diverged.csv" in sentence
     good = pd.read_csv("run/diverged.csv").to_numpy()
@@ -319,9 +319,9 @@ def test_killed_and_resumed_is_uninterrupted(monkeypatch, method, more):
     class Killed(BaseException):
         pass
 
-    def log(self, state, row):
-        whole(self, state, row)
-        if state.k == 8:
+    def log(self, path, row):
+        whole(self, path, row)
+        if path[-1].k == 8:
             raise Killed
 
     words = [*method, *more, "--steps", 11, "--checkpoint-every", 5, "--log-every", 2]

@@ -106,9 +106,13 @@ class Generative(Flow):
 
     Attributes:
         horizon: The time at which points have arrived.
+        cost: The price of velocities.
+        noise: The noise of the flow, a length / √time.
     """
 
     horizon: float
+    cost: RunningCost
+    noise: float = 0.0
 
     def velocity(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         return self.field(t, cloud, key)
@@ -136,6 +140,33 @@ class Generative(Flow):
         """Where points are at the end: the last cloud of ``path``."""
         return self.path(cloud, steps, key)[-1]
 
+    def diagnose(
+        self, cloud: Cloud, steps: int, potential: Potential | None = None, key: Key = ROOT
+    ) -> dict[str, float]:
+        r"""What tells a good flow from a bad one, measured on points that may be new.
+
+        ``kinetic_energy`` per unit of time, :math:`\frac1T \int E \frac1p \|v\|^p dt`; ``straightness``, path length over displacement; and,
+        without noise, ``shift_2`` and ``shift_32``, the root mean square distance between the ends by n and by 2n and 32n steps, a length.
+
+        Arguments:
+            cloud: The points at time 0.
+            steps: The number n of Euler steps; per stage where there are several.
+            potential: The discriminator φ.
+            key: The source of noise, where there is any.
+        """
+        cloud = cloud.active
+        clouds = self.path(cloud, steps, key)
+        dt = self.horizon / (len(clouds) - 1)
+        energies = [cloud.mean(self.cost.kinetic((b.x - a.x) / dt)) for a, b in itertools.pairwise(clouds)]
+        found = {
+            "kinetic_energy": float(torch.stack(energies).mean()),
+            "straightness": straightness(torch.stack([cloud.x for cloud in clouds]).cpu().numpy()),
+        }
+        for finer in (2, 32) if not self.noise else ():
+            apart = self.transport(cloud, finer * steps, key).x - clouds[-1].x
+            found[f"shift_{finer}"] = float(cloud.mean(apart.square().sum(1)).sqrt())
+        return found
+
 
 class ProximalFlow(Generative):
     r"""The flow by a network U(x, t), or by several in a row: stages, each of the length T.
@@ -149,12 +180,14 @@ class ProximalFlow(Generative):
         noise: The noise σ, a length / √time.
 
     Raises:
-        ValueError: If there is no network, or the noise is negative.
+        ValueError: If there is no network, their horizons differ, or the noise is negative.
     """
 
     def __init__(self, networks: Sequence[TimedNetwork], cost: RunningCost, noise: float = 0.0):
         if not networks:
             raise ValueError("a flow needs at least one network")
+        if len(horizons := {network.horizon for network in networks}) > 1:
+            raise ValueError(f"all stages must have the same horizon, not {sorted(horizons)}")
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be at least 0, not {noise}")
         self.networks = list(networks)
@@ -220,41 +253,28 @@ class ProximalFlow(Generative):
     def diagnose(
         self, cloud: Cloud, steps: int, potential: Potential | None = None, key: Key = ROOT
     ) -> dict[str, float]:
-        r"""What tells a good flow from a bad one, measured on points that may be new.
-
-        ``kinetic_energy`` per unit of time, :math:`\frac1T \int E \frac1p \|v\|^p dt`; ``hj_residual``, the mean absolute residual of the
-        Hamilton–Jacobi equation; ``straightness``, path length over displacement; ``shift_2`` and ``shift_32``, the root mean square
-        distance between the ends by n and by 2n and 32n steps, a length (without noise alone); and with a discriminator
-        ``terminal_residual``, the root mean square of :math:`\|\nabla U(\cdot, T) - \nabla\varphi\|` at the ends, and ``terminal_cosine``,
-        the mean cosine between the two.
-
-        Arguments:
-            cloud: The points at time 0.
-            steps: The number n of Euler steps per stage.
-            potential: The discriminator φ.
-            key: The source of noise.
+        r"""Besides what every generative flow is asked, ``hj_residual``, the mean absolute residual of the Hamilton–Jacobi equation
+        along the way, and with a discriminator ``terminal_residual``, the root mean square of :math:`\|\nabla U(\cdot, T) - \nabla\varphi\|`
+        at the ends, and ``terminal_cosine``, the mean cosine between the two.
         """
         cloud = cloud.active
-        kinetic, missed = cloud.x.new_zeros(()), cloud.x.new_zeros(())
+        found = super().diagnose(cloud, steps, None, key)
+        kinetic, missed = (
+            cloud.x.new_zeros(()),
+            cloud.x.new_zeros(()),
+        )  # of the velocity alone, without the jolts of noise
         with torch.no_grad():
-            start, clouds = cloud, [cloud.x]
+            end = cloud
             for stage, network in enumerate(self.networks):
                 times = [network.horizon * i / steps for i in range(steps + 1)]
-                ways = self.ways(network, start, times, key.fold(stage))
-                start = cloud.at(ways[-1].x)
-                kinetic += cloud.mean(ways[-1].kinetic)
-                missed += cloud.mean(ways[-1].residual)
-                clouds += [way.x for way in ways[1:]]
-            info: Info = {"kinetic_energy": kinetic / self.horizon, "hj_residual": missed / self.horizon}
-            info["straightness"] = straightness(torch.stack(clouds).cpu().numpy())
-            if not self.noise:
-                for times_finer in (2, 32):
-                    other = self.transport(cloud, times_finer * steps)
-                    info[f"shift_{times_finer}"] = cloud.mean((other.x - start.x).square().sum(1)).sqrt()
-            slope = self.networks[-1].slopes(start.x, self.networks[-1].horizon, start.label).in_x
+                way = self.ways(network, end, times, key.fold(stage))[-1]
+                end = cloud.at(way.x)
+                kinetic, missed = kinetic + cloud.mean(way.kinetic), missed + cloud.mean(way.residual)
+            slope = self.networks[-1].slopes(end.x, self.networks[-1].horizon, end.label).in_x
+        found |= {"kinetic_energy": float(kinetic) / self.horizon, "hj_residual": float(missed) / self.horizon}
         if potential is not None:
-            info |= terminal(slope, potential.grad(start), start)
-        return {name: float(value) for name, value in info.items()}
+            found |= {name: float(value) for name, value in terminal(slope, potential.grad(end), end).items()}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         return {"networks": [network.state_dict() for network in self.networks]}
