@@ -21,6 +21,7 @@ from particles import (
     PlannedFlow,
     Potential,
     ProximalFlow,
+    Run,
     RunningCost,
     TimedNetwork,
     Train,
@@ -28,7 +29,7 @@ from particles import (
     proximal_plan,
     simulate,
     w2,
-)  # fmt: skip
+)
 from particles.batches import Stratified
 from particles.build import build
 from particles.networks.timed import Slopes
@@ -121,7 +122,6 @@ def test_gradients_of_slopes_in_the_weights(classes):
     weights = list(network.parameters())
     exact = flat(torch.autograd.grad(loss(), weights))
     torch.testing.assert_close(exact, numerical(loss, weights), rtol=1e-5, atol=1e-6)
-    assert float(exact.abs().min()) >= 0
     assert all(bool(part.any()) for part in torch.autograd.grad(loss(), weights))
 
 
@@ -620,6 +620,39 @@ def test_stages_are_trained_one_after_the_other():
     assert not torch.equal(path[-1].cloud.x, half.x)
 
 
+@pytest.mark.parametrize("average", [1.0, 1.5, math.inf])
+def test_the_flow_has_the_mean_of_the_weights(average):
+    """Over the last ``average`` steps, a tenth of all at first; the first one whole, so that nothing of the beginning is left."""
+    train = training(average=average, learning_rate=0.05)
+    state, mean = train.init(), torch.zeros(1, dtype=DOUBLE)
+    for k in range(12):
+        state, _ = train.step(state)
+        mean = torch.lerp(mean, flat(train.learner.parameters()), 1 / min(average, 1 + k / 10))
+        torch.testing.assert_close(flat(train.flow.networks[0].parameters()), mean)
+    assert torch.equal(mean, flat(train.learner.parameters())) == (average == 1)
+
+
+def test_a_folder_shows_the_path_of_the_source(tmp_path):
+    """All Euler steps of all stages along the flow as it is, from time 0 to its end, and the end as particles."""
+    settings = {"target": "moons", "target_size": 30, "particles": 20, "network": (8, 8), "carried": 2, "scale": "none"}
+    spec = Specification(
+        **settings, flow="proximal", stages=2, time_steps=3, horizon=1.5, steps=6, log_every=3, metric_every=3
+    )
+    simulation = build(spec)
+    end = simulate(simulation.process, 6, simulation.store(tmp_path), simulation.observers)
+    found, flow = Run.open(tmp_path), simulation.process.flow
+    assert found.trajectory.shape == (7, 22, 2)
+    np.testing.assert_allclose(found.times, 0.5 * np.arange(7))
+    assert list(found.series["step"]) == [0, 3, 6]
+    assert end.t == flow.horizon == 3
+    path = flow.path(simulation.process.source, 3)
+    for there, seen in zip(path, found.trajectory):
+        np.testing.assert_array_equal(there.x.numpy(), seen)
+    assert torch.equal(end.cloud.x, path[-1].x)
+    assert float((path[-1].x - path[0].x).norm(dim=1).min()) > 0
+    assert found.series["w2"].iloc[-1] == pytest.approx(w2(end.cloud.active, simulation.target), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -764,6 +797,10 @@ def test_to_a_point_everything_goes_straight(power, steps):
         torch.testing.assert_close(there.x, p.x + i / steps * way, rtol=0, atol=1e-9)
     _, info = flow.velocity(0.0, p, Key.of(0))
     speed = way.norm(dim=1) / horizon
+    found = flow.diagnose(p, steps)
+    assert found["kinetic_energy"] == pytest.approx(float((speed**power / power).mean()))
+    assert found["straightness"] == pytest.approx(1)
+    assert max(found["shift_2"], found["shift_32"]) <= 1e-9
     assert float(info["kinetic_energy"]) == pytest.approx(float((speed**power / power).mean()))
     assert float(info["max_gradient"]) == pytest.approx(lipschitz)
 
