@@ -125,6 +125,15 @@ def test_gradients_of_slopes_in_the_weights(classes):
     assert all(bool(part.any()) for part in torch.autograd.grad(loss(), weights))
 
 
+@pytest.mark.parametrize("name", ["last", "slant"])
+def test_each_class_has_weights_of_its_own(name):
+    network, x, label = uneven(classes=3), normal(9, 2, "x"), torch.arange(9) % 3
+    before = network(x, 0.3, label)
+    with torch.no_grad():
+        getattr(network, name)[1] += 1
+    assert torch.equal(network(x, 0.3, label) != before, label == 1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -608,8 +617,13 @@ def test_stages_are_trained_one_after_the_other():
     assert not torch.equal(first[0], between[0])
     assert torch.equal(first[1], between[1])
     half = ProximalFlow(networks[:1], train.flow.cost).transport(train.source, 3)
-    for _ in range(8):
+    for _ in range(7):
         state, _ = train.step(state)
+    with torch.no_grad():
+        there = train.flow.ways(train.learner, half, train._times(train.key.fold(11)), Key.of(0))[-1]
+    state, _ = train.step(state)
+    torch.testing.assert_close(phi.fits[11][0].x, there.x)
+    assert not torch.allclose(phi.fits[11][0].x, half.x)
     assert torch.equal(weights(0), between[0])
     assert not torch.equal(weights(1), between[1])
     assert torch.equal(phi.fits[4][0].x, half.x)  # the second stage is 0 when it begins
@@ -865,6 +879,15 @@ def test_the_plan_goes_to_its_ends(steps, power):
     assert torch.equal(other.transport(p, steps).x, planned.transport(p, steps).x)
 
 
+def test_the_plan_draws_the_ends_of_split_points_by_its_own_key():
+    p, q = Cloud(normal(20, 2, "p") + 2), cloud(35, 2, "q")
+    planned = PlannedFlow(KL(), q, RunningCost(0.3), 1.0, 1.0, Key.of(3))
+    planned.velocity(0.0, p, Key.of(0))
+    plan = proximal_plan(p, q, KL(), lipschitz=1.0, alpha=0.3)
+    torch.testing.assert_close(planned.transport(p, 2).x, plan.drawn(Key.of(3)), rtol=0, atol=1e-12)
+    assert not torch.allclose(planned.transport(p, 2).x, plan.drawn(Key.of(0)))
+
+
 def test_the_plan_knows_its_own_particles_alone():
     p, q = cloud(6, 2, "p"), cloud(9, 2, "q")
     planned = PlannedFlow(KL(), q, RunningCost(1.0), 1.0, 1.0, Key.of(0))
@@ -922,8 +945,9 @@ def test_batches_vary_less_than_independent_ones():
 def test_batches_have_the_classes_in_their_shares():
     label = torch.cat((torch.zeros(300), torch.ones(600), torch.full((100,), 2))).long()
     whole = Cloud(normal(1000, 2, "x"), label[torch.randperm(1000, generator=Key.of(0).generator())])
+    batches = Stratified(whole)
     for k in range(20):
-        batch = Stratified(whole).draw(20, Key.of(k))
+        batch = batches.draw(20, Key.of(k))
         assert torch.bincount(batch.label).tolist() == [6, 12, 2]
 
 
