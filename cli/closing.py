@@ -82,9 +82,14 @@ def _in_data_units(schema: Any, cloud: Any) -> Any:
 
 def _flow_lines(flow: dict[str, float]) -> list[str]:
     over = f" ({flow['kinetic_over_best']:.3f} of the best)" if "kinetic_over_best" in flow else ""
+    far = flow.get("kinetic_over_best", 1.0) > 1.2
+    warned = [
+        "note: particles take detours: a larger alpha, more steps, or kinetic energy (--kinetic) where it is left out"
+    ]
     lines = [
         f"path length over displacement {flow['straightness']:.4g}, kinetic energy {flow['kinetic_energy']:.4g}{over}"
     ]
+    lines += warned if far else []
     if "shift_32" in flow:
         lines += [f"ends move by {flow['shift_2']:.3g} with 2 times the steps, by {flow['shift_32']:.3g} with 32 times"]
     if "hj_residual" in flow:

@@ -82,7 +82,7 @@ def trained(p: Cloud, q: Cloud, alpha: float, key: Key, steps: int, w1: bool = T
     discriminator = NeuralPotential(KL(), critic, learning_rate=2e-3, decay=steps / 4, inner_steps=5)
     train = Train(
         ProximalFlow([network], RunningCost(alpha)), discriminator, p, q,
-        learning_rate=3e-3, decay=steps / 4, kinetic=kinetic, key=key.fold("run"),
+        learning_rate=3e-3, decay=steps / 4, kinetic=kinetic, max_slope=1e3 * LIPSCHITZ, key=key.fold("run"),
     )  # fmt: skip
     state = train.init()
     store = Memory(log_every=steps)

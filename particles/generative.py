@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 SLACK = 10.0
 """By default α is so small that particles may go this many times as far as the root mean square way to the target."""
+LEAST_POWER = 1.4
+RUNAWAY = 1e3
+"""The slope of a discriminator, in units of L (or of 1, where there is no L), above which a run ends."""
 BLUR = 0.05
 """The default blur of the solver ``transport``, in units of the target's radius."""
 
@@ -76,6 +79,11 @@ def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Trai
     from particles.steppers.euler import Euler
 
     if spec.solver == "network":
+        if spec.power < LEAST_POWER:
+            raise ValueError(
+                f"power must be at least {LEAST_POWER} for the solver network, not {spec.power}: nearer to 1 training does not "
+                f"begin to move; choose the solver transport"
+            )
         return _training(spec, source, target, key)
     if spec.stages > 1 or not spec.kinetic or spec.noise:
         raise ValueError(
@@ -128,6 +136,7 @@ def _training(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Tr
         kinetic=spec.kinetic,
         hj=spec.hj,
         terminal=spec.terminal,
+        max_slope=RUNAWAY * (spec.lipschitz if math.isfinite(spec.lipschitz) else 1.0),
         stage_steps=math.ceil(spec.steps / spec.stages) if spec.stages > 1 else None,
         key=key.fold("run"),
     )

@@ -157,10 +157,12 @@ class Train:
         terminal: The weight :math:`w_2`, in units of the divergence / slope².
         average: The number of steps over which weights are averaged; 1 for the last ones.
         stage_steps: The number of steps per stage.
+        max_slope: The slope of the discriminator above which it is taken to run away; to be far above the bound L.
         key: The source of all random numbers; step k draws from ``key.fold(k)``.
 
     Raises:
         ValueError: If a number is out of its range.
+        FloatingPointError: From ``step``, if the discriminator runs away or a gradient is not finite; the flow is left as it was.
     """
 
     def __init__(
@@ -180,6 +182,7 @@ class Train:
         terminal: float = 0.0,
         average: float = 100.0,
         stage_steps: int | None = None,
+        max_slope: float = math.inf,
         key: Key = ROOT,
     ):
         for name, count in (("time_steps", time_steps), ("batch_size", batch_size), ("stage_steps", stage_steps or 1)):
@@ -210,6 +213,7 @@ class Train:
         self.terminal = terminal
         self.average = average
         self.stage_steps = stage_steps
+        self.max_slope = max_slope
         self.key = key
         self._begin(0)
 
@@ -236,6 +240,12 @@ class Train:
             self.discriminator.fit(end, self.targets.draw(self.batch_size, key.fold("target")), key.fold("fit"))
         )
         gradient = self.discriminator.grad(end)
+        steepest = gradient.square().sum(1).max().sqrt()
+        if not float(steepest) <= self.max_slope:
+            raise FloatingPointError(
+                f"the discriminator runs away: its slope is {float(steepest):.3g}, and was to be at most {self.max_slope:.3g}; without a bound "
+                f"the divergence of laws that do not overlap is infinite: constraint spectral bounds it"
+            )
         speed = (ways[-1].x - batch.x).detach().square().sum(1).max().sqrt() / self.learner.horizon
 
         kinetic, missed = batch.mean(ways[-1].kinetic), batch.mean(ways[-1].residual)
@@ -254,7 +264,7 @@ class Train:
             "objective": info["divergence"] + paid,
             "kinetic_energy": kinetic.detach() / self.learner.horizon,
             "hj_residual": missed.detach() / self.learner.horizon,
-            "max_gradient": gradient.square().sum(1).max().sqrt(),
+            "max_gradient": steepest,
             "max_speed": speed,
             **proximal.terminal(slope.detach(), gradient, end),
         }
@@ -278,7 +288,7 @@ class Train:
         """A step of the learner, and of the mean behind it; none if something is not finite, so that the last good flow stays."""
         gradients = torch.autograd.grad(loss, self.weights)
         if not bool(torch.stack([gradient.sum() for gradient in gradients]).isfinite().all()):
-            return
+            raise FloatingPointError("the gradient of the objective is not finite; a smaller learning_rate may help")
         self.optimizer.learning_rate = self.learning_rate / (1 + since / self.decay)
         with torch.no_grad():
             self.optimizer.ascend([gradient.neg() for gradient in gradients])

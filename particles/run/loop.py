@@ -80,7 +80,11 @@ def simulate(
 
     with _interruptible() as asked:
         while state.k < stop and not (at_rest and at_rest([row for row in store.rows if store.logs(int(row["step"]))])):
-            state, info = process.step(state)
+            try:
+                state, info = process.step(state)
+            except FloatingPointError as error:
+                store.diverged(process.path(good)[-1])
+                raise Diverged(f"step {state.k + 1}: {error}; the last good particles are saved") from None
             pending.append((state.k, info))
             tape = process.recorded()
             last = state.k == stop or bool(asked)
