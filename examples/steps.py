@@ -94,7 +94,7 @@ def main() -> None:
     right.axhline(found[0][0], color="grey", linewidth=0.8, label="before")
     right.set(xlabel="step size h", ylabel="divergence after one step", title="one step of size h")
     for ax in (left, right):
-        ax.legend(frameon=False, fontsize=8)
+        ax.legend(frameon=False, fontsize=8, loc="lower left")
         ax.spines[["top", "right"]].set_visible(False)
     canvas.savefig(options.figure, dpi=130)
 

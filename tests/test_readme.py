@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_library_examples_run(capsys):
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     names: dict = {}
     for block in BLOCKS:
         exec(block.replace("300)", "20)").replace("300,", "20,"), names)
