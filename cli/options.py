@@ -192,6 +192,7 @@ OPTIONS = [
     _option("--hj", type=float, help="Weight of the Hamilton-Jacobi residual in its training."),
     _option("--terminal", type=float, help="Weight of the terminal residual, of its slope to the discriminator's."),
     _option("--stages", type=int, help="Number of flows in a row, each trained where the last one ends."),
+    _option("--stage-steps", type=int, help="Number of training steps of each.  [default: steps / stages]"),
     _option("--persistent", metavar="NAME", help=f"What is kept for --persistency steps: {_names(PERSISTENT)}."),
     _option("--persistency", type=int, help="Number of steps per fit, or per minibatch of particles."),
     _option("--minibatch", type=int, help="Number of particles moved at a time, for --persistent minibatch."),

@@ -128,6 +128,9 @@ def build(spec: Specification) -> Simulation:
     device = inputs.device(spec.device)
     training, holdout_table = inputs.target(spec, key)
     scale = spec.scale or ("none" if training.name in TOYS else "standard")
+    generates = spec.flow == "proximal"
+    if generates:
+        spec = dataclasses.replace(spec, steps=generative.steps(spec))
     log_every = spec.log_every or max(1, spec.steps // 100)
     for name in ("snapshot_every", "metric_every"):
         if (getattr(spec, name) or 0) % log_every:
@@ -148,7 +151,6 @@ def build(spec: Specification) -> Simulation:
         metric_every=spec.metric_every or 5 * log_every,
         snapshot_every=spec.snapshot_every or log_every,
     )
-    generates = spec.flow == "proximal"
     spec = generative.settled(spec, source, target, key) if generates else methods.settled(spec, target, key)
     assert spec.metric_every is not None
     references = {"w2": target} | ({} if holdout is None else {"w2_holdout": holdout})

@@ -27,6 +27,11 @@ BLUR = 0.05
 """The default blur of the solver ``transport``, in units of the target's radius."""
 
 
+def steps(spec: Specification) -> int:
+    """The number of steps of a run: of the training, or of the flow where nothing is trained."""
+    return spec.steps if spec.solver in (None, "network") else spec.time_steps
+
+
 def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Specification:
     """The specification with this flow's own defaults found out."""
     size = methods.radius_of(target)
@@ -54,8 +59,11 @@ def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Spec
         )
     if solver == "network":
         decay = spec.decay if math.isfinite(spec.decay) else max(1.0, spec.steps / spec.stages / 4)
-        return dataclasses.replace(known, decay=decay, batch_size=spec.batch_size or 512)
-    return dataclasses.replace(known, steps=spec.time_steps)
+        stage_steps = spec.stage_steps
+        if spec.stages > 1 and stage_steps is None:  # kept, so that a run that goes on has the same stages
+            stage_steps = max(1, math.ceil(spec.steps / spec.stages))
+        return dataclasses.replace(known, decay=decay, batch_size=spec.batch_size or 512, stage_steps=stage_steps)
+    return known
 
 
 def _needed(source: Cloud, target: Cloud, key: Key) -> float:
@@ -137,7 +145,7 @@ def _training(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Tr
         hj=spec.hj,
         terminal=spec.terminal,
         max_slope=RUNAWAY * (spec.lipschitz if math.isfinite(spec.lipschitz) else 1.0),
-        stage_steps=math.ceil(spec.steps / spec.stages) if spec.stages > 1 else None,
+        stage_steps=spec.stage_steps,
         key=key.fold("run"),
     )
 

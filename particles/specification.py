@@ -82,6 +82,7 @@ class Specification:
         hj: The weight of its Hamilton–Jacobi residual.
         terminal: The weight of its terminal residual.
         stages: The number of its flows in a row, trained one after the other.
+        stage_steps: The number of training steps of each; by default ``steps`` / ``stages``.
         persistent: What is kept for ``persistency`` steps: the ``potential``, or the ``minibatch``.
         persistency: For how many.
         minibatch: The number of particles in a persistent minibatch.
@@ -152,6 +153,7 @@ class Specification:
     hj: float = 0.0
     terminal: float = 0.0
     stages: int = 1
+    stage_steps: int | None = None
     persistent: str = "potential"
     persistency: int = 1
     minibatch: int | None = None
@@ -180,7 +182,7 @@ class Specification:
             "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1, "metric_every": 1,
             "checkpoint_every": 1, "metric_size": 2, "seed": 0, "holdout": 0, "stop_energy": 0, "patience": 1,
             "penalty": 0, "persistency": 1, "minibatch": 2, "noise": 0, "epsilon_start": 0, "radius": 0,
-            "time_steps": 1, "hj": 0, "terminal": 0, "stages": 1, "max_inner": 1,
+            "time_steps": 1, "stage_steps": 1, "hj": 0, "terminal": 0, "stages": 1, "max_inner": 1,
         }  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)
