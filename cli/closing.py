@@ -67,7 +67,8 @@ def _flow(simulation: Any, key: Any) -> dict[str, float]:
     end = process.flow.transport(cloud, spec.time_steps)
     found: dict[str, float] = process.flow.diagnose(cloud, spec.time_steps, getattr(process, "discriminator", None))
     found["manifold_distance"] = manifold_distance(end, simulation.target)
-    if spec.power == 2 and not spec.noise:
+    found = {name: value for name, value in found.items() if math.isfinite(value)}  # nothing moves yet: no straightness
+    if spec.power == 2 and not spec.noise and "straightness" in found:
         few = [c.take(slice(0, 2000)) for c in (cloud, end)]
         best = w2(*few) ** 2 / (2 * process.flow.horizon**2)
         found["kinetic_over_best"] = found["kinetic_energy"] / best if best else 1.0
@@ -87,7 +88,8 @@ def _flow_lines(flow: dict[str, float]) -> list[str]:
         "note: particles take detours: a larger alpha, more steps, or kinetic energy (--kinetic) where it is left out"
     ]
     lines = [
-        f"path length over displacement {flow['straightness']:.4g}, kinetic energy {flow['kinetic_energy']:.4g}{over}"
+        (f"path length over displacement {flow['straightness']:.4g}, " if "straightness" in flow else "nothing moves, ")
+        + f"kinetic energy {flow['kinetic_energy']:.4g}{over}"
     ]
     lines += warned if far else []
     if "shift_32" in flow:
@@ -108,7 +110,10 @@ def _table(found: dict[str, Any]) -> str:
         bound += " = " + " to ".join(f"{value:.3g}" for value in found["lipschitz_data_units"]) + " / data unit"
     realised = "" if found["max_gradient"] is None else f"; largest slope at a particle {found['max_gradient']:.3g}"
     lines += [f"lipschitz L = {bound}{realised}"]
-    if found["divergence"] is not None:
+    if found["divergence"] is not None and "flow" in found:  # its kinetic energy follows, that of the whole way
+        whole = "hj_residual" not in found["flow"]
+        lines += [f"divergence {'and price of the way together ' if whole else ''}{found['divergence']:.4g}"]
+    elif found["divergence"] is not None:
         lines += [f"divergence {found['divergence']:.4g}, kinetic energy {found['kinetic_energy']:.3g}"]
     if "advice" in found:
         lines += [f"note: {spelt(found['advice'])}"]

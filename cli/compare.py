@@ -59,7 +59,7 @@ def command(
 
     \b
     Each flow has a run folder of its own in the output folder; beside them are comparison.csv, comparison.md and
-    comparison.png. Options that a flow does not know are not its concern; --step-size holds for all that are given it,
+    comparison.png. Options that a flow does not know are not its concern; --step-size holds for all but proximal,
     without it each has its own. Distances are those to the held-out part of the target where there is one, and the row
     "target" is the target's own. All are in flow units; path length and straightness (path length over
     displacement) are those of the snapshots (--snapshot-every), and seconds have everything in them, KeOps' compiling
@@ -94,9 +94,13 @@ def _specifications(flows: str, options: dict[str, Any]) -> dict[str, Specificat
     names = [choose("flow", name, FLOWS) for name in flows.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"flows needs different names with commas between, not {flows!r}")
-    return {
-        name: Specification(**options | {"flow": name, "solver": _solver(name, options["solver"])}) for name in names
-    }
+    specs = {}
+    for name in names:
+        mine = options | {"flow": name, "solver": _solver(name, options["solver"])}
+        if name == "proximal":  # which has steps of its own
+            mine |= {"step_size": None, "stepper": "euler"}
+        specs[name] = Specification(**mine)
+    return specs
 
 
 def _solver(flow: str, solver: str | None) -> str | None:

@@ -37,8 +37,8 @@ def _widths(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
 
 
 def _step_size(ctx: click.Context, param: click.Parameter, value: Any) -> float | str | None:
-    if value is None or value == "auto":
-        return value  # type: ignore[no-any-return]
+    if value is None or (isinstance(value, str) and value.strip().lower() == "auto"):
+        return value
     try:
         return float(value)
     except ValueError:
@@ -145,7 +145,11 @@ OPTIONS = [
         type=float,
         help="Go on fitting until --inner-steps steps gain less than this, in units of the divergence.",
     ),
-    _option("--batch-size", type=int, help="Number of points of each cloud in a discriminator step.  [default: all]"),
+    _option(
+        "--batch-size",
+        type=int,
+        help="Number of points of each cloud in a discriminator step; of proximal in a step of training.  [default: all; of proximal 512]",
+    ),
     _option("--chunk-size", type=int, help="Number of points evaluated at once; bounds memory."),
     _option(
         "--epsilon",
@@ -177,16 +181,22 @@ OPTIONS = [
     _option("--exponent", type=float, help="Exponent of the kernel riesz, between 0 and 2; 1 is the energy distance."),
     _option("--regularisation", type=float, help="The λ of kale: KL for small ones, MMD for large ones."),
     _option(
-        "--noise", type=float, help="Take gradients at points moved by noise of this deviation at first, in flow units."
+        "--noise",
+        type=float,
+        help="Take gradients at points moved by noise of this deviation at first, in flow units; of proximal: of its flow, per √time.",
     ),
     _option("--noise-halving", type=float, help="Time after which the noise is halved, and so on; inf keeps it."),
     _option(
         "--alpha",
         type=float,
-        help="Weight of the kinetic energy in the flow proximal: none goes further than T L / alpha.  [default: that is 10 times the root mean square way to the target]",
+        help="Weight of the kinetic energy in the flow proximal: no particle goes further than T L / alpha (T (L / alpha)^(1 / (p - 1)) for a power p).  [default: that is 10 times the root mean square way to the target]",
     ),
     _option("--horizon", type=float, help="The time T that the flow proximal takes, per stage."),
-    _option("--power", type=float, help="Exponent of the speed in its kinetic energy, above 1."),
+    _option(
+        "--power",
+        type=float,
+        help="Exponent of the speed in its kinetic energy, above 1; for the solver network at least 1.4.",
+    ),
     _option("--time-steps", type=int, help="Number of Euler steps that it takes, per stage."),
     _option("--kinetic/--no-kinetic", "kinetic", help="Whether kinetic energy is paid at all: the W2 proximal."),
     _option("--hj", type=float, help="Weight of the Hamilton-Jacobi residual in its training."),
@@ -218,9 +228,13 @@ OPTIONS = [
     _option(
         "--decay",
         type=float,
-        help="Number of steps K after which the step size is halved: it is step size / (1 + k/K) at step k; inf keeps it.",
+        help="Number of steps K after which the step size is halved: it is step size / (1 + k/K) at step k; inf keeps it. Of proximal: the learning rate instead  [default: a quarter of a stage's steps].",
     ),
-    _option("--steps", type=int, help="Number of the last step."),
+    _option(
+        "--steps",
+        type=int,
+        help="Number of the last step; of proximal the last one of training, which --solver transport and plan have not.",
+    ),
     _option(
         "--stop-energy",
         type=float,

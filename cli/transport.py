@@ -171,7 +171,7 @@ def _generated(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> 
     spec, process = simulation.spec, simulation.process
     if spec.solver == "plan":
         raise ValueError(
-            f"{run} is a plan, which knows its own particles alone; repeat the run with --solver transport"
+            f"{run} is a plan, which knows its own particles alone; repeat the run with --solver network, or transport if it has no classes"
         )
     if not 0 <= stop <= spec.time_steps * spec.stages:
         raise ValueError(f"step {stop} is not one of the flow's, 0 to {spec.time_steps * spec.stages}")

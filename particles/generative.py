@@ -42,12 +42,23 @@ def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Spec
     )
     solver = spec.solver or "network"
     needed = _needed(source, target, key)
+    if not 1e-10 < spec.horizon / needed < 1e10:
+        raise ValueError(
+            f"horizon {spec.horizon:g} is no usable time for a way of {needed:.3g}; choose one nearer to 1"
+        )
+    bound = spec.lipschitz if math.isfinite(spec.lipschitz) else 1.0
     alpha = spec.alpha
     if alpha is None:
-        bound = spec.lipschitz if math.isfinite(spec.lipschitz) else 1.0
         alpha = bound * (spec.horizon / (SLACK * needed)) ** (spec.power - 1)
+    if abs(math.log(bound / alpha)) > 60 * (spec.power - 1):
+        raise ValueError(
+            f"alpha {alpha:.3g} is no usable weight: the top speed (L/α)^(1/(p−1)) has to be between 1e-26 and 1e26, with "
+            f"lipschitz {bound:g} and power {spec.power:g}"
+        )
+    if solver == "network" and spec.stages > max(spec.steps, 1):
+        raise ValueError(f"stages must be at most the number of steps, {spec.steps}, not {spec.stages}")
     epsilon = spec.epsilon
-    if epsilon is None:
+    if epsilon is None and solver == "transport":
         epsilon = alpha * (BLUR * size) ** spec.power / spec.horizon ** (spec.power - 1)
     known = dataclasses.replace(spec, solver=solver, alpha=alpha, epsilon=epsilon)
     if known.bounded and (reach := cost(known).reach(spec.lipschitz, spec.horizon) * spec.stages) < needed:
@@ -93,14 +104,22 @@ def process(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Trai
                 f"begin to move; choose the solver transport"
             )
         return _training(spec, source, target, key)
-    if spec.stages > 1 or not spec.kinetic or spec.noise:
+    trained = ("stages", "stage_steps", "noise", "hj", "terminal")
+    usual = {field.name: field.default for field in dataclasses.fields(Specification)}
+    if strange := [name for name in trained if getattr(spec, name) != usual[name]]:
         raise ValueError(
-            f"stages, noise and a flow without kinetic energy are for the solver network, not for {spec.solver}"
+            f"{strange[0]} is for the solver network, which is trained, not for {spec.solver}; leave it out"
         )
+    if not spec.kinetic:
+        raise ValueError(f"no-kinetic is for the solver network, which is trained, not for {spec.solver}; leave it out")
+    if spec.constraint == "none":
+        raise ValueError(f"constraint none is for the solver network, which is trained, not for {spec.solver}")
     if target.label is not None and spec.solver == "transport":
         raise ValueError("the solver transport knows no classes; choose the solver network or plan, or drop the label")
     if source.carried and spec.solver == "plan":
-        raise ValueError("the plan moves its own particles alone; carry none, or choose the solver transport")
+        raise ValueError(
+            "carried must be 0 for the solver plan, which knows its own particles alone; transport knows others"
+        )
     return Evolve(
         _exact(spec, target, key), Euler(), source, step_size=spec.horizon / spec.time_steps, key=key.fold("run")
     )

@@ -83,8 +83,8 @@ def advice(spec: Specification, target: Cloud, key: Key) -> str | None:
     if last <= best * (1 + 1e-6):
         return None
     return (
-        f"steps of up to {last * spec.lipschitz:.3g} (step_size · L, in the last step) are longer than target points are apart, "
-        f"{best * spec.lipschitz:.3g}: particles may rattle about them; step_size auto is {best:.3g}, a decay makes steps "
+        f"a step may be {last * spec.lipschitz:.3g} long (step_size · L, also the last one), and target points are "
+        f"{best * spec.lipschitz:.3g} apart: particles may rattle about them; step_size auto is {best:.3g}, a decay makes steps "
         f"smaller, the stepper proximal damps them"
     )
 

@@ -236,10 +236,14 @@ class Specification:
                 raise ValueError(f"{name} must be finite, not {value}")
         if not 0 < self.exponent < 2:
             raise ValueError(f"exponent must be between 0 and 2, not {self.exponent}")
-        if not self.power > 1:
-            raise ValueError(f"power must be above 1, not {self.power}")
+        if not 1 < self.power <= 10:
+            raise ValueError(f"power must be above 1 and at most 10, not {self.power}")
         if not 0 <= self.accuracy < 1:
             raise ValueError(f"accuracy must be at least 0 and below 1, not {self.accuracy}")
+        if self.stepper == "adaptive" and self.accuracy == 0:
+            raise ValueError("accuracy must be positive for the stepper adaptive, not 0.0")
+        if self.flow == "proximal" and self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, not {self.batch_size}")
         exact = self.flow == "proximal" and self.solver in ("transport", "plan")
         if math.isinf(self.lipschitz) and (self.flow in ("transport", "kernel") or exact):
             raise ValueError(f"lipschitz must be finite for the flow {self.flow}, not {self.lipschitz}")
@@ -252,8 +256,10 @@ class Specification:
                 "the stepper proximal needs a flow that is the slope of one potential: no noise, persistency or minibatch"
             )
         if self.flow == "proximal" and (self.stepper != "euler" or self.step_size is not None):
-            given = "stepper" if self.stepper != "euler" else "step_size"
-            raise ValueError(f"the flow proximal takes time_steps Euler steps from 0 to horizon; leave {given} out")
+            given = f"stepper {self.stepper}" if self.stepper != "euler" else "step_size"
+            raise ValueError(
+                f"{given} is not for the flow proximal, which takes time_steps Euler steps to its horizon; leave it out"
+            )
         object.__setattr__(self, "network", tuple(self.network))
         if not self.network or min(self.network) < 1:
             raise ValueError(f"network needs positive widths, not {','.join(map(str, self.network))}")

@@ -135,7 +135,8 @@ def _curves(run: Run, axes: np.ndarray) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     if axes[-1].get_legend_handles_labels()[0]:
         axes[-1].legend(frameon=False)
-    axes[-1].set_xlabel("step")
+    trained = run.spec.get("flow") == "proximal" and run.spec.get("solver") == "network"
+    axes[-1].set_xlabel("step of training" if trained else "step")
 
 
 def _projection(run: Run) -> tuple[Callable[..., np.ndarray], tuple[str, str]]:

@@ -82,9 +82,11 @@ def simulate(
         while state.k < stop and not (at_rest and at_rest([row for row in store.rows if store.logs(int(row["step"]))])):
             try:
                 state, info = process.step(state)
-            except FloatingPointError as error:
+            except (FloatingPointError, torch.linalg.LinAlgError) as error:
                 store.diverged(process.path(good)[-1])
-                raise Diverged(f"step {state.k + 1}: {error}; the last good particles are saved") from None
+                raise Diverged(
+                    f"step {state.k + 1}: {str(error).rstrip('.')}; the last good particles are saved"
+                ) from None
             pending.append((state.k, info))
             tape = process.recorded()
             last = state.k == stop or bool(asked)

@@ -138,9 +138,12 @@ class Proximal(Stepper):
                 a, descent = 1.0, descent if math.isfinite(fallen) else fallen
                 break
             inner, descent = inner + 1, descent + fallen
-            moved, before = there.x - here.x, left
+            moved, before, behind = there.x - here.x, left, here.x
             here, left = there, y + dt * there.velocity - there.x
-            a = _length(flow, cloud, moved, before - left)
+            # The slopes of F turn by moving, and with a trained φ also by training, which would shorten steps to nothing: what
+            # one and the same φ turns tells them apart. The longer length is tried; descent is looked after anyway.
+            frozen = y + dt * flow.field(t, cloud.at(behind), key)[0] - behind
+            a = max(_length(flow, cloud, moved, before - left), _length(flow, cloud, moved, frozen - left))
             if flow.steer(_longest(cloud, moved)) <= self.tolerance * flow.steer(_longest(cloud, here.x - y)):
                 break
         counted: Info = {"inner": float(inner), "descent": descent}
