@@ -89,7 +89,8 @@ def simulate(
                 ) from None
             pending.append((state.k, info))
             tape = process.recorded()
-            last = state.k == stop or bool(asked)
+            leaving = bool(asked)  # a signal that comes while this step is written ends the next one
+            last = state.k == stop or leaving
             logged = last or store.logs(state.k)
             if logged or tape is not None or state.cloud.x.device.type == "cpu":
                 try:
@@ -105,7 +106,7 @@ def simulate(
                 store.log(path, row | _look(observers, path[-1]))
             if last or store.saves(state.k):
                 store.save(state, process)
-            if asked:
+            if leaving or (asked and state.k == stop):
                 raise Interrupted(f"stopped after step {state.k}", asked[0])
 
     path = process.path(state)
