@@ -228,7 +228,7 @@ OPTIONS = [
     _option(
         "--decay",
         type=float,
-        help="Number of steps K after which the step size is halved: it is step size / (1 + k/K) at step k; inf keeps it. Of proximal: the learning rate instead  [default: a quarter of a stage's steps].",
+        help="Number of steps K after which the step size is halved: it is step size / (1 + k/K) at step k; inf keeps it. Of proximal: the same of the learning rate, where inf stands for a quarter of a stage's steps.",
     ),
     _option(
         "--steps",

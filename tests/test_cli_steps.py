@@ -18,6 +18,7 @@ from scipy.spatial.distance import cdist
 
 import particles as pt
 from particles.build import build
+from particles.plot.comparison import comparison
 from particles.plot.figure import figure
 from particles.run.store import Folder
 
@@ -374,6 +375,18 @@ def test_the_figure_says_what_its_steps_are():
     assert said("dual")[1] == said("plain")[1] == "step"
 
 
+def test_a_flow_that_is_still_at_first_leaves_the_axis_legible():
+    """A network that is 0 at first moves nothing, which has no place on a logarithmic axis."""
+    proximal("network")
+    energies = series_of().kinetic_energy[1:]
+    assert energies.iloc[0] < 1e-30 < 1e-6 < energies.iloc[1:].min()
+    drawn = figure(pt.Run.open("run"))
+    (axis,) = [ax for part in drawn.subfigs for ax in part.axes if ax.get_ylabel() == "kinetic energy"]
+    assert axis.get_yscale() == "log"
+    assert axis.get_ylim()[0] > energies.iloc[1:].min() / 10
+    assert axis.lines[0].get_xdata().tolist() == [2, 3, 4, 5, 6]
+
+
 def test_a_comparison_with_steps_of_the_other_flows():
     """The flow proximal has steps of its own; step size and stepper are not its concern."""
     flows = ["--flows", "proximal,transport", "--target", "moons", *TINY, "-q"]
@@ -385,6 +398,12 @@ def test_a_comparison_with_steps_of_the_other_flows():
     paths = np.load("cmp/proximal/trajectory.npy").astype(float)
     length = np.linalg.norm(np.diff(paths, axis=0), axis=2).sum(0).mean()
     assert table.path_length["proximal"] == pytest.approx(length, rel=1e-3)
+    runs = {name: pt.Run.open(f"cmp/{name}") for name in ("proximal", "transport")}
+    drawn = comparison(runs)
+    assert [ax.get_title() for ax in drawn.axes] == ["proximal, step 5", "transport, step 6"]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["target (40)", "source (30)", "end"]
+    (legend,) = comparison({"proximal": runs["proximal"]}).legends
+    assert legend.get_texts()[-1].get_text() == "end (step 5)"
 
 
 def test_variables_of_the_environment():

@@ -42,5 +42,7 @@ def comparison(runs: Mapping[str, Run], captions: Mapping[str, str] | None = Non
             ax.set_xlim(limits[:, 0].min(), limits[:, 1].max())
             ax.set_ylim(limits[:, 2].min(), limits[:, 3].max())
     handles, labels = axes[0].get_legend_handles_labels()
+    if len({int(run.steps[-1]) for run in runs.values()}) > 1:  # the panels say which step it is
+        labels = ["end" if label.startswith("end (") else label for label in labels]
     canvas.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, markerscale=1.8)
     return canvas

@@ -19,6 +19,8 @@ SOURCE, TARGET, PARTICLES, HOLDOUT = (
     "#D55E00",
     "#009E73",
 )  # Okabe and Ito's, safe for the colour-blind
+STILL = 1e-30
+"""The kinetic energy below which nothing moves, and nothing is drawn on a logarithmic axis."""
 PATHS = 100
 POINTS = 3000
 
@@ -123,12 +125,14 @@ def _curves(run: Run, axes: np.ndarray) -> None:
     for ax, (columns, label, logarithmic, colours) in zip(axes, panels):
         for column, colour in zip(columns, colours):
             if column in series and (rows := series[["step", column]].dropna()).shape[0]:
+                moving = rows[rows[column] > STILL]
+                rows = moving if logarithmic and len(moving) else rows
                 name = {"w2": "to target", "w2_holdout": "to held-out target"}.get(column)
                 mark = "o" if len(rows) == 1 else ""
                 ax.plot(rows["step"], rows[column], color=colour, linewidth=1.2, marker=mark, markersize=4, label=name)
-        if logarithmic and (series.get(columns[0], np.zeros(1)) > 0).any():
+        if logarithmic and (series.get(columns[0], np.zeros(1)) > STILL).any():
             ax.set_yscale("log")
-            values = series[columns[0]].dropna()
+            values = series[columns[0]][series[columns[0]] > STILL]
             if values.max() > 10 * values.min():
                 ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_ylabel(label)
