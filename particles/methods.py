@@ -61,9 +61,8 @@ def _step_size(spec: Specification, target: Cloud, key: Key) -> float | None:
     if spec.step_size != "auto":
         return STEP_SIZES.get(spec.flow) if spec.step_size is None else float(spec.step_size)
     if not spec.bounded:
-        raise ValueError(
-            f"step_size auto needs a bound on the speed, which the flow {spec.flow} has not; give a number"
-        )
+        missing = "constraint none leaves out" if spec.flow == "lipschitz" else f"the flow {spec.flow} has not"
+        raise ValueError(f"step_size auto needs a bound on the speed, which {missing}; give a number")
     return cfl(target, spec.lipschitz, key=key.fold("cfl"))
 
 
