@@ -900,7 +900,7 @@ def test_the_plan_knows_its_own_particles_alone():
     planned.velocity(0.0, p, Key.of(0))
     with pytest.raises(ValueError, match="the particles that it was made for"):
         planned.transport(q, 2)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(ValueError, match="no potential"):
         planned.phi(p)
 
 

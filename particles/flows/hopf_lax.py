@@ -118,6 +118,9 @@ class PlannedFlow(Generative):
         lipschitz: The bound L on the discriminator's slope.
         horizon: The time T.
         key: Draws the ends.
+
+    Raises:
+        ValueError: From its methods, if it is asked for other points than its particles, or for a potential.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class PlannedFlow(Generative):
         return self.speed, self.found | {"kinetic_energy": cloud.mean(self.cost.kinetic(self.speed))}
 
     def phi(self, cloud: Cloud) -> Tensor:
-        raise NotImplementedError("a plan has no potential")
+        raise ValueError("a plan knows where its particles go, and no potential; the flow of Hopf and Lax has one")
 
     def state_dict(self) -> dict[str, Any]:
         return {"speed": self.speed, "found": dict(self.found)}
