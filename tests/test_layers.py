@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"keys", "shards", "names"},
     {"cloud"},
-    {"kernels", "batches"},
-    {"divergences", "pairwise", "networks", "data", "metrics"},
+    {"kernels", "batches", "networks"},
+    {"divergences", "pairwise", "data", "metrics"},
     {"potentials"},
     {"flows"},
     {"steppers"},
@@ -19,7 +19,7 @@ ORDER = [
     {"specification"},
     {"inputs", "methods"},
     {"generative"},
-    {"build"},
+    {"build", "quality"},
     {"augmenter", "plot"},
     {"cli", "examples"},
 ]
