@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp, norm
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from particles import Cloud, Key, energy_distance, nearest_ratio
-from particles.metrics.coverage import expected_coverage, support
+from particles.metrics.coverage import expected_coverage, overlap
 from particles.metrics.marginals import correlation_difference, marginal_distances, total_variation
 from particles.metrics.memorisation import closer_share, copies, distinct, near_copies
 from particles.metrics.spread import variance_ratio
@@ -86,23 +86,23 @@ def test_unbiased_energy_needs_two_points():
 # Precision, recall, density, coverage
 
 
-def test_support_on_a_line():
+def test_overlap_on_a_line():
     """Real points 0, 1, 2 and 10 have balls of radius 1, 1, 1 and 8 (k = 1); those of 0.5, 1.5 and 20: 1, 1 and 18.5."""
-    found = support(points(0.5, 1.5, 20), points(0, 1, 2, 10), k=1)
+    found = overlap(points(0.5, 1.5, 20), points(0, 1, 2, 10), k=1)
     assert found.precision == pytest.approx(2 / 3)
     assert found.density == pytest.approx((2 + 2 + 0) / 3)
     assert found.coverage == pytest.approx(3 / 4)  # nothing between 2 and 18
     assert found.recall == pytest.approx(4 / 4)  # 0, 1, 2 by the near ones, 10 by the ball of 20
 
 
-def test_support_of_copies_and_of_what_is_elsewhere():
+def test_overlap_of_copies_and_of_what_is_elsewhere():
     real = cloud(30, 3, "real")
-    same = support(real, real)
+    same = overlap(real, real)
     assert (same.recall, same.precision, same.coverage) == (1, 1, 1)
     assert same.density >= 1
-    away = support(real.at(real.x + 1000), real)
+    away = overlap(real.at(real.x + 1000), real)
     assert (away.recall, away.precision, away.density, away.coverage) == (0, 0, 0, 0)
-    centre = support(real.at(real.x * 1e-3), real)
+    centre = overlap(real.at(real.x * 1e-3), real)
     assert centre.precision == 1
     assert centre.density > 1
     assert centre.recall == 0
@@ -110,7 +110,7 @@ def test_support_of_copies_and_of_what_is_elsewhere():
 
 def test_density_and_coverage_of_equal_laws():
     """Whatever the law, density has mean 1, and coverage 1 - Π (N - i) / (M + N - i)."""
-    found = [support(sample(20, 2, "s", s), sample(12, 2, "r", s), k=3) for s in range(200)]
+    found = [overlap(sample(20, 2, "s", s), sample(12, 2, "r", s), k=3) for s in range(200)]
     mean, error = mean_and_error([one.coverage for one in found])
     assert mean == pytest.approx(1 - (11 * 10 * 9) / (31 * 30 * 29), abs=3.5 * error)
     assert expected_coverage(20, 12, k=3) == pytest.approx(1 - (11 * 10 * 9) / (31 * 30 * 29), rel=1e-12)
@@ -118,12 +118,12 @@ def test_density_and_coverage_of_equal_laws():
     assert mean == pytest.approx(1, abs=3.5 * error)
 
 
-def test_support_needs_more_than_k_points():
+def test_overlap_needs_more_than_k_points():
     with pytest.raises(ValueError, match="more than k points in each cloud, not 5 and 9"):
-        support(cloud(5, 2, "a"), cloud(9, 2, "b"))
-    support(cloud(6, 2, "a"), cloud(6, 2, "b"))
+        overlap(cloud(5, 2, "a"), cloud(9, 2, "b"))
+    overlap(cloud(6, 2, "a"), cloud(6, 2, "b"))
     with pytest.raises(ValueError, match="dimensions 2 and 3"):
-        support(cloud(9, 2, "a"), cloud(9, 3, "b"))
+        overlap(cloud(9, 2, "a"), cloud(9, 3, "b"))
 
 
 # Copying

@@ -12,7 +12,7 @@ from particles.cloud import Cloud
 
 
 @dataclass(frozen=True)
-class Support:
+class Overlap:
     """How two supports overlap, each estimated by the balls around a cloud's points that reach their k-th neighbours.
 
     Recall alone falls when points collapse. Precision, density and coverage are at their best for points that huddle in
@@ -32,7 +32,7 @@ class Support:
     coverage: float
 
 
-def support(synthetic: Cloud, real: Cloud, k: int = 5) -> Support:
+def overlap(synthetic: Cloud, real: Cloud, k: int = 5) -> Overlap:
     """Precision and recall (Kynkäänniemi et al., 2019), density and coverage (Naeem et al., 2020).
 
     The balls are closed, so that exact copies count even where points repeat. Weights are not looked at. Memory grows
@@ -59,7 +59,7 @@ def support(synthetic: Cloud, real: Cloud, k: int = 5) -> Support:
     apart = _distances(x, y)
     within_real = apart <= _radii(y, k)[None, :]
     within_synthetic = apart <= _radii(x, k)[:, None]
-    return Support(
+    return Overlap(
         recall=float(within_synthetic.any(0).double().mean()),
         precision=float(within_real.any(1).double().mean()),
         density=float(within_real.double().sum(1).mean()) / k,

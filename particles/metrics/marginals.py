@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,11 +28,11 @@ def marginal_distances(a: pd.DataFrame, b: pd.DataFrame, categorical: Collection
     _check(a, b)
     found = {}
     for column in a.columns:
-        numbers = [_numbers(frame[column]) for frame in (a, b)]
-        if column in categorical or numbers[0] is None or numbers[1] is None:
+        first, second = _numbers(a[column]), _numbers(b[column])
+        if column in categorical or first is None or second is None:
             found[str(column)] = total_variation(a[column], b[column])
         else:
-            found[str(column)] = kolmogorov_smirnov(numbers[0], numbers[1])
+            found[str(column)] = kolmogorov_smirnov(first, second)
     return found
 
 
@@ -39,7 +41,7 @@ def kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> float:
     from scipy.stats import ks_2samp
 
     below = [np.where(np.isnan(values), -np.inf, values) for values in (a, b)]
-    return float(ks_2samp(*below, method="asymp").statistic)
+    return float(ks_2samp(below[0], below[1], method="asymp").statistic)
 
 
 def total_variation(a: pd.Series, b: pd.Series) -> float:
@@ -47,8 +49,13 @@ def total_variation(a: pd.Series, b: pd.Series) -> float:
 
     Levels are the same if they are equal or equal numbers: 1 and 1.0 are one level, 1 and "1" are two.
     """
-    shares = [series.astype(object).value_counts(normalize=True, dropna=False) for series in (a, b)]
-    return float(shares[0].subtract(shares[1], fill_value=0).abs().sum() / 2)
+    first, second = _shares(a), _shares(b)
+    return sum(abs(first.get(level, 0.0) - second.get(level, 0.0)) for level in first.keys() | second.keys()) / 2
+
+
+def _shares(series: pd.Series) -> dict[Any, float]:
+    counts = Counter(series.astype(object).where(series.notna(), None))
+    return {level: count / len(series) for level, count in counts.items()}
 
 
 def correlation_difference(a: pd.DataFrame, b: pd.DataFrame, categorical: Collection[str] = ()) -> float:
@@ -66,24 +73,24 @@ def correlation_difference(a: pd.DataFrame, b: pd.DataFrame, categorical: Collec
         ValueError: If ``b`` lacks a column, or a table has no rows.
     """
     _check(a, b)
-    columns = {}
+    pairs = []
     for column in a.columns:
-        pair = (_numbers(a[column]), _numbers(b[column]))
-        if column not in categorical and pair[0] is not None and pair[1] is not None:
-            columns[column] = pair
-    if len(columns) < 2:
+        first, second = _numbers(a[column]), _numbers(b[column])
+        if column not in categorical and first is not None and second is not None:
+            pairs.append((first, second))
+    if len(pairs) < 2:
         return float("nan")
-    first, second = (_correlations(np.stack([pair[i] for pair in columns.values()], 1)) for i in (0, 1))
-    gap = np.abs(first - second)[np.triu_indices(len(columns), 1)]
+    gap = np.abs(_correlations([pair[0] for pair in pairs]) - _correlations([pair[1] for pair in pairs]))
+    gap = gap[np.triu_indices(len(pairs), 1)]
     gap = gap[~np.isnan(gap)]
     return float(gap.mean()) if len(gap) else float("nan")
 
 
-def _correlations(values: np.ndarray) -> np.ndarray:
+def _correlations(columns: list[np.ndarray]) -> np.ndarray:
     """The correlations of the columns; NaN with a constant one, whose deviation may be a rounding error."""
-    frame = pd.DataFrame(values)
+    frame = pd.DataFrame(np.stack(columns, 1))
     found = frame.corr().to_numpy(copy=True)
-    constant = ((frame == frame.iloc[0]) | frame.isna()).all().to_numpy() | (frame.nunique() < 2).to_numpy()
+    constant = (frame.nunique() < 2).to_numpy()
     found[constant], found[:, constant] = np.nan, np.nan
     return found
 

@@ -116,11 +116,11 @@ def _resampled(target: np.ndarray, continuous: bool, replicates: int, key: Key) 
     """The weights of the held-out rows in each bootstrap replicate, drawn within classes; shape (replicates, n)."""
     rng = key.fold("bootstrap").numpy()
     groups = np.zeros(len(target), dtype=int) if continuous else np.unique(target, return_inverse=True)[1]
-    weights = np.empty((replicates, len(target)))
+    counts = np.empty((replicates, len(target)))
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
-        weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), replicates)
-    return weights * _weights(target, continuous)
+        counts[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), replicates)
+    return np.asarray(counts * _weights(target, continuous))
 
 
 def _values(loss: np.ndarray, target: np.ndarray, weights: np.ndarray, continuous: bool) -> np.ndarray:
