@@ -284,11 +284,11 @@ def test_a_flow_of_images_comes_nearer():
     flow = GradientFlow(NeuralPotential(KL(), network, inner_steps=5, learning_rate=5e-3), q)
     x = p
     for step in range(50):
-        velocity, _ = flow.velocity(0.05 * step, x, Key.of(0).fold(step))
-        x = Cloud(x.x + 0.05 * velocity)
+        velocity, _ = flow.velocity(0.08 * step, x, Key.of(0).fold(step))
+        x = Cloud(x.x + 0.08 * velocity)
     moved = (x.x - p.x).norm(dim=1)
     assert distance(x.x) < 0.75 * distance(p.x)
-    assert float(moved.max()) <= 50 * 0.05 * (1 + 1e-5)
+    assert float(moved.max()) <= 50 * 0.08 * (1 + 1e-5)
 
 
 @pytest.mark.parametrize(
