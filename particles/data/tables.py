@@ -12,13 +12,13 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from particles.cloud import Cloud
+from particles.data.kinds import plain_dtype
 
 logger = logging.getLogger("particles")
 
@@ -72,6 +72,11 @@ def array_table(
     Raises:
         ValueError: If the array is not one of at least ``least`` rows of finite real numbers.
     """
+    frame = _array_frame(name, values, label, label_name)
+    return _frame_table(name, frame, None if label is None else label_name, True, 1, least)
+
+
+def _array_frame(name: str, values: np.ndarray, label: np.ndarray | None, label_name: str) -> pd.DataFrame:
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim != 2 or values.dtype.kind not in "biuf":
@@ -80,10 +85,10 @@ def array_table(
         )
     frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
     if label is None:
-        return _frame_table(name, frame, None, True, 1, least)
+        return frame
     if label.shape != (len(values),):
         raise ValueError(f"{name}: the labels need shape ({len(values)},), one per row, not {label.shape}")
-    return _frame_table(name, frame.assign(**{label_name: label}), label_name, True, 1, least)
+    return frame.assign(**{label_name: label})
 
 
 def read_table(path: Path, label: str | None = None, header: bool | None = None, least: int = 2) -> Table:
@@ -101,21 +106,51 @@ def read_table(path: Path, label: str | None = None, header: bool | None = None,
         ValueError: If the file cannot be read as such, naming file, line and column.
         FileNotFoundError: If there is no such file.
     """
+    frame, named = _read(path, label, header)
+    first_line = 2 if named and _kind(path) == "csv" else 1
+    return _frame_table(str(path), frame, label, named, first_line, least)
+
+
+def read_frame(path: Path, header: bool | None = None, label: str | None = None) -> tuple[pd.DataFrame, bool]:
+    """Reads the files that :func:`read_table` reads, with columns of any type: text, dates, missing entries.
+
+    Arguments:
+        path: The file.
+        header: Whether the first line of a CSV names the columns; found out if ``None``.
+        label: The column of classes, which stays where it is; of an ``.npz`` file the array of classes, which comes
+            last.
+
+    Returns:
+        The frame, and whether the file names its columns (one that is no CSV always does).
+
+    Raises:
+        ValueError: If the file cannot be read as such, or has no column (or array) ``label``.
+        FileNotFoundError: If there is no such file.
+    """
+    frame, named = _read(path, label, header)
+    if label is not None and label not in frame.columns:
+        raise ValueError(f"{path} has no column {label!r} for the labels; it has {_some(frame.columns)}")
+    return frame, named
+
+
+def _kind(path: Path) -> str:
+    return {".npy": "array", ".npz": "array", ".parquet": "parquet", ".pq": "parquet"}.get(path.suffix.lower(), "csv")
+
+
+def _read(path: Path, label: str | None, header: bool | None) -> tuple[pd.DataFrame, bool]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected a CSV, Parquet, npy or npz file")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
-    kind = path.suffix.lower()
-    if kind in (".npy", ".npz"):
-        return _read_arrays(path, label, least)
-    if kind in (".parquet", ".pq"):
-        return _frame_table(str(path), _read_parquet(path), label, True, 1, least)
-    return _read_csv(path, label, header, least)
+    kind = _kind(path)
+    if kind == "array":
+        return _read_arrays(path, label), True
+    return (_read_parquet(path), True) if kind == "parquet" else _read_csv(path, header)
 
 
-def _read_arrays(path: Path, label: str | None, least: int) -> Table:
+def _read_arrays(path: Path, label: str | None) -> pd.DataFrame:
     try:
         found = np.load(path, allow_pickle=False)
         arrays = found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
@@ -124,14 +159,14 @@ def _read_arrays(path: Path, label: str | None, least: int) -> Table:
     if isinstance(arrays, np.ndarray):
         if label is not None:
             raise ValueError(f"{path} is one array and has no column {label!r}; put rows and labels into an npz file")
-        return array_table(str(path), arrays, least=least)
+        return _array_frame(str(path), arrays, None, "label")
     if label is not None and label not in arrays:
         raise ValueError(f"{path} has no array {label!r} for the labels; it holds {', '.join(arrays)}")
     rows = [name for name in arrays if name != label]
     chosen = "x" if "x" in rows else rows[0] if len(rows) == 1 else None
     if chosen is None:
         raise ValueError(f"{path} holds the arrays {', '.join(arrays)}; expected one, or one called x")
-    return array_table(str(path), arrays[chosen], arrays[label] if label else None, label or "label", least)
+    return _array_frame(str(path), arrays[chosen], arrays[label] if label else None, label or "label")
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -143,7 +178,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
 
 
-def _read_csv(path: Path, label: str | None, header: bool | None, least: int) -> Table:
+def _read_csv(path: Path, header: bool | None) -> tuple[pd.DataFrame, bool]:
     try:
         text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
         while not text.rpartition("\n")[2].strip() and text:  # blank lines at the end
@@ -178,8 +213,7 @@ def _read_csv(path: Path, label: str | None, header: bool | None, least: int) ->
         frame.columns = pd.Index([f"x{i}" for i in range(frame.shape[1])])
     elif duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: the column name {duplicates[0]!r} occurs more than once")
-    frame = _without_index(path, frame.rename(columns=lambda name: str(name).strip()))
-    return _frame_table(str(path), frame, label, header, 2 if header else 1, least)
+    return _without_index(path, frame.rename(columns=lambda name: str(name).strip())), header
 
 
 def _separator(lines: Sequence[str]) -> str:
@@ -234,13 +268,9 @@ def _frame_table(name: str, frame: pd.DataFrame, label: str | None, header: bool
     values = np.empty(frame.shape)
     for i, column in enumerate(frame.columns):
         values[:, i] = _numbers(name, str(column), frame[column], first_line)
-    return Table(name, values, tuple(map(str, frame.columns)), tuple(map(_plain, frame.dtypes)), header, classes, place)
-
-
-def _plain(dtype: Any) -> np.dtype:
-    """NumPy's counterpart of one of pandas' own types."""
-    plain: np.dtype = np.dtype(getattr(dtype, "numpy_dtype", dtype))
-    return plain
+    return Table(
+        name, values, tuple(map(str, frame.columns)), tuple(map(plain_dtype, frame.dtypes)), header, classes, place
+    )
 
 
 def _numbers(name: str, column: str, series: pd.Series, first_line: int) -> np.ndarray:
