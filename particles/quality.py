@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from particles.cloud import Cloud
-from particles.data.columns import Column, Columns
+from particles.data.column import Column
+from particles.data.columns import Columns
 from particles.data.kinds import Levels
 from particles.keys import Key
 from particles.metrics.coverage import expected_coverage, overlap
