@@ -208,7 +208,7 @@ def kinds_frame():
             "numbers": pd.Series([int(i) for i in integers], dtype=object),
             "size": pd.Categorical(r.choice(["S", "L"], n), categories=["S", "M", "L"], ordered=True),
             "day": days,
-            "time": seconds,
+            "time": np.where(integers > 6, np.datetime64("NaT"), seconds.to_numpy()),
             "zone": days.tz_localize("Europe/Berlin"),
             "utc": seconds.tz_localize("UTC").as_unit("ns"),
             "iso": days.strftime("%Y-%m-%d"),
@@ -542,6 +542,27 @@ def test_missing_entries_are_written_as_they_were():
     assert back["k"].tolist() == [1, pd.NA, 4]
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_dates_around_the_end_of_summer_time(unit, zone):
+    when = pd.Series(pd.date_range("2024-10-26 23:30", periods=8, freq="30min", tz=zone)).dt.as_unit(unit)
+    frame = pd.DataFrame({"when": when, "gap": when.mask(np.arange(8) == 3), "level": when.mask(np.arange(8) == 2)})
+    columns, back = round_trip(frame, categorical=["level"])
+    assert list(columns.kinds.values()) == ["date", "date", "categorical"]
+    pd.testing.assert_frame_equal(back, frame)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", ["standard", "global", "none"])
+@pytest.mark.parametrize(
+    "values", [[1e-310, 2e-310, 5e-310], [1.3e-200, 2.77e-200, 1e200], [1e300, -1e300, 3.3e299], [-0.0, 1.5, 2.5]]
+)
+def test_extreme_numbers(values, scale):
+    frame = pd.DataFrame({"a": values})
+    _, back = round_trip(frame, scale=scale)
+    np.testing.assert_allclose(back["a"], values, rtol=1e-9, atol=1e-9 * np.ptp(np.asarray(values) / 2))
+
+
 # Degenerate tables
 
 
@@ -668,6 +689,7 @@ def test_any_table_comes_back(frame, scale):
         ),
         ({"a": [1 + 2j, 3]}, {}, ["'a'", "complex"]),
         ({"a": pd.to_timedelta([1, 2], "s")}, {}, ["'a'", "timedelta"]),
+        ({"a": pd.arrays.SparseArray([0.0, 1])}, {}, ["'a'", "Sparse", "dense"]),
         ({"a": [[1], [2]]}, {}, ["'a'", "single values"]),
         ({"a": [1, 2]}, {"scale": "big"}, ["'big'", "auto, standard"]),
         ({"a": [1, 2]}, {"categorical": ["b"]}, ["'b'", "declared"]),

@@ -207,7 +207,7 @@ class Columns:
                 raw[:, column.place] = column.raw(frame.iloc[:, column.position])
         with np.errstate(over="ignore"):  # checked below
             x = (self.bend.forward(raw) - self.shift) / self.unit
-        far = ~(np.abs(x) <= FARTHEST * np.nanmax(np.abs(self.reference), initial=1)) & ~np.isnan(x)
+        far = ~(np.abs(x) / FARTHEST <= np.nanmax(np.abs(self.reference), initial=1)) & ~np.isnan(x)
         if far.any():
             raise ValueError(
                 f"{self.name}, {self.names[int(far.any(0).argmax())]!r}: too far outside the training range"

@@ -102,7 +102,7 @@ def _even_grid(points: np.ndarray, dtype: np.dtype) -> Grid | None:
     believed = (len(points) - 2) * np.log(max(2 * within, 1e-300)) + np.log(span / step) <= np.log(CHANCE)
     if not believed or (np.abs((points - points[0]) / step - k) > within).any():
         return None
-    over = float(np.rint(1 / step)) if step < 1 else 1.0
+    over = float(np.rint(1 / step)) if 1e-12 < step < 1 else 1.0
     first = float(np.rint(points[0] * over))
     if np.abs((first + k) / over - points).max() <= rounding:
         return Grid(first, 1.0, over, k, points)
@@ -112,7 +112,7 @@ def _even_grid(points: np.ndarray, dtype: np.dtype) -> Grid | None:
 def _common_divisor(gaps: np.ndarray, rounding: float) -> float | None:
     """The greatest number that divides all gaps up to rounding, by Euclid's algorithm; ``None`` if it is lost in it."""
     step = gaps.min()
-    while step > 50 * rounding and gaps.max() < 2.0**53 * step:
+    while step > 50 * rounding and gaps.max() / 2.0**53 < step:
         rest = np.abs(gaps - step * np.rint(gaps / step))
         left = rest > 2 * rounding * (1 + gaps / step)
         if not left.any():
