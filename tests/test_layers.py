@@ -19,7 +19,9 @@ ORDER = [
     {"specification"},
     {"inputs", "methods"},
     {"generative"},
-    {"build", "quality"},
+    {"blockwise"},
+    {"selection"},
+    {"build", "quality", "augmentation"},
     {"augmenter", "plot"},
     {"cli", "examples"},
 ]

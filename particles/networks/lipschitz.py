@@ -82,6 +82,10 @@ class Bounded(nn.Module, ABC):
         """The bounded matrix outside of autograd, and the way back; ``None`` where the weight was not scaled."""
 
 
+def _settle_again(module: nn.Module, _: object) -> None:
+    module._settle()  # type: ignore[operator]
+
+
 class BoundedWeight(Bounded):
     r"""A matrix of operator norm at most ``bound``: :math:`\min(1, b/\|W\|)\, W`.
 
@@ -106,7 +110,7 @@ class BoundedWeight(Bounded):
         self.register_buffer("left", left[:, 0].clone())
         self.register_buffer("right", right[0].clone())
         self.register_buffer("settled", self.weight.detach().clone(), persistent=False)
-        self.register_load_state_dict_post_hook(lambda *_: self._settle())
+        self.register_load_state_dict_post_hook(_settle_again)
 
     def train(self, mode: bool = True) -> BoundedWeight:
         super().train(mode)

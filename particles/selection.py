@@ -1,0 +1,166 @@
+"""Which start, and how many steps: chosen by the energy distance to rows that were left out.
+
+Steps are a dial from the start to copies of the training rows, so *when to stop* is the method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from particles.blockwise import FlowSettings, flow
+from particles.cloud import Cloud
+from particles.data.starts import Start, fit_start, neighbour_distance
+from particles.keys import Key
+from particles.metrics.energy import energy_distance
+
+LEAST = 8
+"""Classes with fewer rows than this are too small to leave a quarter of them out."""
+DRAWS = 100
+"""The particles of each class on each split."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was found on the splits, for classes of about one size.
+
+    Arguments:
+        start: The name of the best start.
+        steps: The best number of steps from there; 0 if the start itself is best.
+        energies: The mean energy distance to the rows left out, by method, in flow units: ``gaussian``, ``kde``, ``flow``.
+        gain: By how much the flow is nearer to them than the best start, over its standard error; NaN if not compared.
+        splits: The number of splits.
+    """
+
+    start: str
+    steps: int
+    energies: dict[str, float]
+    gain: float
+    splits: int
+
+
+def grid(rows: int) -> tuple[int, ...]:
+    """The numbers of steps among which to choose, for a class of so many rows."""
+    most = 100 if rows < 50 else 200
+    return tuple(step for step in (5, 10, 15, 25, 35, 50, 75, 100, 150, 200) if step <= most)
+
+
+def ratio(points: np.ndarray, rows: np.ndarray) -> float:
+    """The leave-one-out ratio: the median distance of a point to its nearest row, over that of a row to its nearest other one."""
+    from scipy.spatial import cKDTree
+
+    among = neighbour_distance(rows)
+    near = float(np.median(cKDTree(rows).query(points)[0]))
+    return near / among if among > 0 else math.nan
+
+
+def wide_enough(start: Start, least: float, key: Key, draws: int = 256) -> Start:
+    """The start with the smallest bandwidth, from its own up, at which draws keep the least leave-one-out ratio."""
+    for bandwidth in np.arange(start.bandwidth, 1.0, 0.05):
+        wider = start.widened(float(bandwidth))
+        if not ratio(wider.draw(draws, key), start.rows) < least:
+            return wider
+    return start.widened(1.0)
+
+
+def energy(points: np.ndarray, rows: np.ndarray) -> float:
+    """The unbiased energy distance of two sets of rows."""
+    return energy_distance(Cloud(torch.as_tensor(points)), Cloud(torch.as_tensor(rows)), unbiased=True)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A class on a split."""
+
+    number: int
+    fit: np.ndarray
+    held: np.ndarray
+    others: list[np.ndarray]
+
+
+def try_out(
+    classes: Sequence[np.ndarray],
+    methods: Sequence[str],
+    start: str,
+    min_ratio: float,
+    settings: FlowSettings,
+    key: Key,
+) -> Trial:
+    """Compares starts and numbers of steps on rows that are left out in turn, for classes of about one size.
+
+    The least mean energy distance wins; among numbers of steps, the fewest that are within one standard error of the
+    best (of the paired differences over classes and splits), since further steps only copy.
+
+    Arguments:
+        classes: The rows of each class, with shape (n_c, d), each of at least ``LEAST``.
+        methods: Which of ``gaussian``, ``kde``, ``flow`` to compare.
+        start: The start of the flow, or ``auto`` for the better one of ``gaussian`` and ``kde``.
+        min_ratio: The least leave-one-out ratio of a start.
+        settings: The flow's.
+        key: The source of splits, draws and networks.
+    """
+    splits = min(4, max(2, math.ceil(16 / len(classes))))
+    tried = [part for number in range(splits) for part in _splits(classes, number, key.fold("split", number))]
+    flows = () if "flow" not in methods else ("gaussian", "kde") if start == "auto" else (start,)
+    steps = (0, *grid(min(len(rows) for rows in classes)))
+    curves: dict[str, np.ndarray] = {}  # energy distances, with shape (steps, classes on splits)
+    for name in dict.fromkeys([*(name for name in methods if name != "flow"), *flows]):
+        laws = [make_start(name, part.fit, part.others, min_ratio, key) for part in tried]
+        if name == "kde" and "gaussian" in curves and all(law.bandwidth == 1 for law in laws):
+            curves[name] = curves["gaussian"][:1]  # the same law
+            continue
+        points = [law.draw(DRAWS, key.fold("draws", i)) for i, law in enumerate(laws)]
+        curves[name] = _along(points, tried, steps if name in flows else steps[:1], settings, key)
+    at_start = {name: float(curve[0].mean()) for name, curve in curves.items()}
+    energies = {name: value for name, value in at_start.items() if name in methods}
+    name = min((name for name in curves), key=lambda name: float(curves[name].mean(1).min()))
+    if "flow" not in methods:
+        return Trial(name, 0, energies, math.nan, splits)
+    curve = curves[name]
+    least = 1 if methods == ("flow",) else 0
+    best = least + int(curve[least:].mean(1).argmin())
+    chosen = next(i for i in range(least, best + 1) if _excess(curve[i] - curve[best]) <= 1)
+    energies["flow"] = float(min(c[1:].mean(1).min() for c in curves.values() if len(c) > 1))
+    reference = min((c[0] for c in curves.values()), key=lambda scores: float(scores.mean()))
+    return Trial(name, steps[chosen], energies, _excess(reference - curve[chosen]), splits)
+
+
+def _excess(differences: np.ndarray) -> float:
+    """The mean of paired differences over its standard error."""
+    if not differences.any():
+        return 0.0
+    return float(differences.mean() / (differences.std(ddof=1) / math.sqrt(len(differences))))
+
+
+def make_start(name: str, rows: np.ndarray, others: list[np.ndarray], min_ratio: float, key: Key) -> Start:
+    """The start of a name; a ``kde`` is as wide as the least leave-one-out ratio asks for."""
+    law = fit_start(name, rows, others)
+    return wide_enough(law, min_ratio, key.fold("width")) if name == "kde" else law
+
+
+def _splits(classes: Sequence[np.ndarray], number: int, key: Key) -> list[_Split]:
+    fit, held = [], []
+    for c, rows in enumerate(classes):
+        order = key.fold(c).numpy().permutation(len(rows))
+        cut = max(2, round(len(rows) / 4))
+        held.append(rows[order[:cut]])
+        fit.append(rows[order[cut:]])
+    return [_Split(number, f, h, [*fit[:c], *fit[c + 1 :]]) for c, (f, h) in enumerate(zip(fit, held))]
+
+
+def _along(
+    points: list[np.ndarray], tried: list[_Split], steps: Sequence[int], settings: FlowSettings, key: Key
+) -> np.ndarray:
+    """The energy distances along the flow, with shape (steps, classes on splits)."""
+    numbers = [part.number for part in tried]
+    groups = [[i for i, n in enumerate(numbers) if n == number] for number in sorted(set(numbers))]
+    found = np.empty((len(steps), len(tried)))
+    for group in groups if settings.shared else [list(range(len(tried)))]:
+        flowed = flow([points[i] for i in group], [tried[i].fit for i in group], steps, settings, key.fold("trial"))
+        for block, i in enumerate(group):
+            found[:, i] = [energy(flowed.at(step, block), tried[i].held) for step in steps]
+    return found
