@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from particles.cloud import Cloud
 from particles.divergences import KL, Divergence
@@ -59,8 +61,10 @@ class FlowSettings:
 
     def potential(self, blocks: int, dimension: int, key: Key) -> Potential:
         """The discriminators of so many blocks."""
+        network: nn.Module
         if self.image_shape is not None:
-            network = ConvNetwork(self.image_shape, lipschitz=self.lipschitz, classes=blocks, key=key)
+            shape: Any = self.image_shape
+            network = ConvNetwork(shape, lipschitz=self.lipschitz, classes=blocks, key=key)
         elif self.conditional:
             network = DenseNetwork(dimension, self.widths, self.lipschitz, classes=blocks, key=key)
         else:

@@ -53,7 +53,8 @@ class Spread:
     def noise(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """Normal draws with this covariance and mean 0, with shape (count, d)."""
         n, d = self.factor.shape
-        return generator.standard_normal((count, n)) @ self.factor + self.floor * generator.standard_normal((count, d))
+        within = generator.standard_normal((count, n)) @ self.factor
+        return np.asarray(within + self.floor * generator.standard_normal((count, d)))
 
     def whiten(self, x: np.ndarray) -> np.ndarray:
         """Coordinates of the rows in which Euclidean distances are those of Mahalanobis.
@@ -117,15 +118,15 @@ def fit_start(name: str, rows: np.ndarray, others: list[np.ndarray] | None = Non
             together, each about its own mean.
 
     Raises:
-        ValueError: If the name is unknown, or there is a single row and no other class to learn a spread from.
+        ValueError: If the name is unknown, or there is a single row, alone or repeated, and no other class to learn a spread from.
     """
     if name not in STARTS:
         raise ValueError(f"start {name!r} is not one of {', '.join(STARTS)}")
     groups = [rows, *(others or [])] if len(np.unique(rows, axis=0)) < TINY else [rows]
-    groups = [group for group in groups if len(group) > 1]
+    groups = [group for group in groups if (group != group[:1]).any()]  # a row that repeats has no spread either
     if not groups:
         raise ValueError(
-            "one row alone has no spread to learn; at least two rows are needed, or other classes with two"
+            "one row alone has no spread to learn; at least two different rows are needed, or other classes with two"
         )
     centred = np.concatenate([group - group.mean(0) for group in groups])
     spread = Spread.fit(centred, len(centred) - len(groups))
@@ -134,7 +135,8 @@ def fit_start(name: str, rows: np.ndarray, others: list[np.ndarray] | None = Non
         deviation = np.sqrt((np.square(spread.factor).sum() + d * spread.floor**2) / d)
         return Start(rows, Spread(np.zeros((1, d)), float(deviation)), 1.0)
     if name == "bootstrap":
-        return Start(rows, Spread(np.zeros((1, d)), neighbour_distance(rows) / np.sqrt(d)), 1.0, shrinks=False)
+        length = neighbour_distance(rows) or neighbour_distance(centred)  # a single row: as far apart as the others are
+        return Start(rows, Spread(np.zeros((1, d)), length / np.sqrt(d)), 1.0, shrinks=False)
     return Start(rows, spread, 1.0 if name == "gaussian" else best_bandwidth(rows, spread))
 
 

@@ -19,7 +19,8 @@ def operator_norms(weights: Tensor) -> Tensor:
     """The largest singular value of each matrix, for a stack with shape (..., rows, columns)."""
     short = weights.shape[-2] <= weights.shape[-1]
     gram = (weights @ weights.mT if short else weights.mT @ weights).double()
-    return torch.linalg.eigvalsh(gram)[..., -1].clamp_(min=0).sqrt_().to(weights.dtype)
+    largest: Tensor = torch.linalg.eigvalsh(gram)[..., -1]
+    return largest.clamp_(min=0).sqrt_().to(weights.dtype)
 
 
 def _settle_again(module: nn.Module, _: object) -> None:
@@ -30,7 +31,8 @@ class StackedNetwork(nn.Module):
     r"""B fully connected networks :math:`\varphi_b: R^d \to R`, each with the bound L on its slope.
 
     They share shapes, not weights. Each layer has operator norm at most :math:`L^{1/\text{depth}}`, as in
-    :class:`~particles.networks.dense.DenseNetwork`: followed by power iteration in training, computed exactly in evaluation mode. A constant in φ means nothing, so the last layer has no bias.
+    :class:`~particles.networks.dense.DenseNetwork`: followed by power iteration in training, computed exactly in
+    evaluation mode. A constant in φ means nothing, so the last layer has no bias.
 
     Arguments:
         blocks: The number B of networks.
@@ -89,6 +91,7 @@ class StackedNetwork(nn.Module):
         stacks = [] if self.training else [stack.detach() for stack in self.weights]
         self.settled = [stack * (self.bound / operator_norms(stack)).clamp(max=1)[:, None, None] for stack in stacks]
 
+    @torch.no_grad()
     def push(self, x: Tensor) -> tuple[Tensor, Pull]:
         """The values with shape (B, n) at points with shape (B, n, d), outside of autograd, and the way back for gradients.
 
@@ -105,6 +108,7 @@ class StackedNetwork(nn.Module):
             kept.append(keep)
         values = torch.bmm(inputs[-1], weights[-1].mT)[..., 0]
 
+        @torch.no_grad()
         def pull(gradient: Tensor, in_parameters: bool, in_x: bool) -> tuple[list[Tensor], Tensor | None]:
             gradient = gradient[..., None]
             in_weights, in_biases = [], []
@@ -135,6 +139,7 @@ class StackedNetwork(nn.Module):
 
         def back(gradient: Tensor) -> Tensor:
             along = (gradient * weight).sum((1, 2), keepdim=True) / norm * (norm > self.bound)
-            return (gradient - along * slope) * factor
+            inside: Tensor = (gradient - along * slope) * factor
+            return inside
 
         return weight * factor, back
