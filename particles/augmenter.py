@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import numbers
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+import secrets
+import signal
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from sklearn import get_config
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin
-from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_is_fitted
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import InputTags, Tags
 
 from particles import names
-from particles.augmentation import Augmentation, Recipe
+from particles.augmentation import NOT_PRIVATE, Augmentation, Recipe
 from particles.blockwise import FlowSettings
 from particles.keys import Key
+from particles.run.loop import Diverged, Interrupted
 
 
 class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
@@ -36,7 +43,8 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         sampling_strategy: How many rows a class has afterwards. ``"auto"`` (the same as ``"not majority"``), ``"minority"``,
             ``"not minority"`` and ``"all"`` bring these classes to the size of the largest one; a number with a point is the ratio of two
             classes afterwards; an integer is the number of rows of each class; a dictionary gives that number class by class; a function
-            of ``y`` answers such a dictionary. Without classes an integer is the number of rows afterwards, and ``"auto"`` doubles them.
+            of ``y`` answers such a dictionary. A class that has as many rows already gets none. Without classes an integer is the number
+            of rows afterwards, and ``"auto"`` doubles them.
         method: ``"gaussian"``, ``"kde"`` or ``"flow"``; ``"auto"`` takes the one nearest (in energy distance) to rows left out.
         start: Where the flow starts: ``"gaussian"`` (Ledoit–Wolf; for classes with fewer than 6 rows with the spread of all),
             ``"kde"`` (smoothed bootstrap with the covariance's shape and the likeliest bandwidth), ``"bootstrap"`` (rows with round noise), ``"normal"``
@@ -53,22 +61,29 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
             themselves.
         conditional: One discriminator with an output for each class, instead of one for each.
         image_shape: Height and width (and channels) of rows that are images: convolutional discriminators.
-        categorical: The columns, by name or by position in an array, that hold categories whatever their type.
+        categorical: The columns that hold categories whatever their type: names of a frame's columns, positions in an array, or one truth
+            value for each column.
         scale: ``"standard"``, ``"global"`` (one unit for all columns: images), ``"none"``; ``"auto"`` finds out.
-        random_state: An integer, a ``numpy.random.RandomState`` or ``None``.
+        random_state: An integer, a ``numpy.random.RandomState`` (or ``Generator``), or ``None`` for rows that differ each time. The same integer
+            gives the same rows; no global generator is touched.
+
+    ``y`` holds classes: text, truth values, whole numbers, or a column of zeros and ones for each class. Numbers with
+    fractions, more than 50 different whole numbers, and more than 20 that are more than half of the rows, are taken for values
+    unless ``sampling_strategy`` is a dictionary: rows and values are then made together, and what is said of data without classes holds.
 
     Attributes:
         report_: What was made, how, why it stopped there and how near it is to the training rows: a dictionary of plain values. Its
-            energies are in units of the flow: standard deviations.
+            energies are in units of the flow: standard deviations. Its warnings are raised as ``UserWarning`` as well.
         sampling_strategy_: The number of new rows of each class.
         n_features_in_, feature_names_in_: As everywhere in scikit-learn.
         classes_: The classes, in order; ``None`` without.
 
     Raises:
         ValueError: On fitting, if an argument is none of its choices, or a column cannot be used; the sentence names it.
+        RuntimeError: On fitting, if particles get coordinates that are not finite.
     """
 
-    _sampling_type = "over-sampling"
+    _sampling_type = "over-sampling"  # imbalanced-learn's words for what this is
     _estimator_type = "sampler"
 
     def __init__(
@@ -112,9 +127,9 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
             y: Their classes or values, with shape (n,), or ``None``.
         """
         table = self._read(X, y)
-        self.sampling_strategy_ = _wanted(self.sampling_strategy, table)
         counts = [max(len(table.frame), 200) if len(table.classes) == 1 else 100] * len(table.classes)
-        self._fit(table, counts, record=True)
+        self._augmentation = self._augment(table, counts, record=True)
+        self._table, self._samples = table, 0
         return self
 
     def sample(self, n: int | dict[Any, int] | None = None) -> Any:
@@ -126,8 +141,12 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
 
         Returns:
             The new rows, or a pair of rows and classes (values) if there were some on fitting; in the types of what was fitted.
+
+        Raises:
+            NotFittedError: Before ``fit``; after ``fit_resample``, which keeps no discriminators, too.
         """
-        check_is_fitted(self, "_augmentation")
+        if not hasattr(self, "_augmentation"):
+            raise NotFittedError("sample needs a generator: call fit first (fit_resample keeps none)")
         table, wanted = self._table, self.sampling_strategy_ if n is None else n
         if isinstance(wanted, dict):
             if unknown := [name for name in wanted if name not in table.classes]:
@@ -146,7 +165,7 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
     def fit_resample(self, X: Any, y: Any = None) -> Any:
         """The rows with new ones behind them; the first ones are those of ``X`` and ``y``, in their order.
 
-        New rows of a frame go on counting where its index does; where that is not possible they are called ``synthetic-0`` and so on.
+        New rows of a frame go on counting where its index does; where it does not count they are called ``synthetic-0`` and so on.
 
         Arguments:
             X: The rows: a frame, or an array with shape (n, d).
@@ -156,15 +175,17 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
             The pair of rows and classes (values); the rows alone if ``y`` is ``None``.
         """
         table = self._read(X, y)
-        self.sampling_strategy_ = _wanted(self.sampling_strategy, table)
+        if table.kind == "classes" and len(table.classes) < 2 and not isinstance(self.sampling_strategy, _TOTALS):
+            raise ValueError(
+                "The target 'y' needs to have more than 1 class. Got 1 class instead; give a number of rows, or no y"
+            )
         counts = [self.sampling_strategy_.get(name, 0) for name in table.classes]
         if any(counts):
-            self._fit(table, counts)
-            rows, group = self._augmentation.rows, self._augmentation.group
+            made = self._augment(table, counts)
+            rows, group = made.rows, made.group
         else:
-            self._key = _key(self.random_state)
             rows, group = table.frame.iloc[:0], np.empty(0, dtype=np.intp)
-            self.report_ = {"classes": [], "warnings": ["no class is smaller than was asked for: nothing was made"]}
+            self._tell(_nothing_made())
         X_new, y_new = table.split(rows, group)
         X_all = table.rows_like(X_new, self._container(), behind=True)
         return X_all if table.y is None else (X_all, table.values_like(y_new, behind=True))
@@ -174,57 +195,104 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         if transform not in (None, "default", "pandas"):
             raise ValueError(f"transform must be default or pandas, not {transform!r}")
         if transform is not None:
-            self._output = transform
+            self._sklearn_output_config = {"transform": transform}  # the name that scikit-learn's clone copies
         return self
 
     def _container(self) -> str:
-        return getattr(self, "_output", "default")
+        chosen = getattr(self, "_sklearn_output_config", {}).get("transform")
+        return str(chosen if chosen is not None else get_config()["transform_output"])
 
-    def _fit(self, table: _Table, counts: Sequence[int], record: bool = False) -> None:
-        self._key, self._table, self._samples = _key(self.random_state), table, 0
-        self._augmentation = Augmentation(
-            table.frame, table.group, counts, self._recipe(table), self._key, names=table.classes, record=record
-        )
-        self.report_ = self._augmentation.report
+    def _augment(self, table: _Table, counts: Sequence[int], record: bool = False) -> Augmentation:
+        recipe = self._recipe(table)
+        with _as_in_a_library():
+            made = Augmentation(
+                table.frame, table.group, counts, recipe, self._key, names=table.classes, name="X", record=record
+            )
+        self._tell(made.report)
+        return made
+
+    def _tell(self, report: dict[str, Any]) -> None:
+        self.report_ = report
+        for sentence in report["warnings"]:
+            warnings.warn(sentence, UserWarning, stacklevel=4)
 
     def _recipe(self, table: _Table) -> Recipe:
-        for name in ("lipschitz", "step_size"):
+        for name in ("lipschitz", "step_size", "min_ratio"):
             value = getattr(self, name)
-            if not isinstance(value, numbers.Real) or not 0 < value < float("inf"):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise ValueError(f"{name} must be a number, not {value!r}")
+            if name != "min_ratio" and not 0 < float(value) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
+        if not isinstance(self.conditional, bool | np.bool_):
+            raise ValueError(f"conditional must be True or False, not {self.conditional!r}")
         settings = FlowSettings(
             divergence=names.make("divergence", self.divergence, names.DIVERGENCES),
             lipschitz=float(self.lipschitz),
             step_size=float(self.step_size),
-            conditional=self.conditional,
-            image_shape=None if self.image_shape is None else tuple(self.image_shape),
+            conditional=bool(self.conditional),
+            image_shape=_image_shape(self.image_shape),
         )
+        categorical = _columns(self.categorical, table.given)
         return Recipe(
-            self.method,
-            self.start,
-            self.stop,
-            self.min_ratio,
-            settings,
-            self.latent,
-            self.scale,
-            self.categorical or (),
+            self.method, self.start, self.stop, self.min_ratio, settings, self.latent, self.scale, categorical
         )
 
     def _read(self, X: Any, y: Any) -> _Table:
-        table = _Table.of(X, y)
-        self._recipe(table)  # bad arguments are refused before anything is done
+        """Rows and classes, and how many new ones there shall be; what does not fit is refused before anything is fitted."""
+        table = _Table.of(X, y, classes=isinstance(self.sampling_strategy, dict))
+        self._recipe(table)
+        self.sampling_strategy_ = _wanted(self.sampling_strategy, table)
+        for name in ("_augmentation", "_table", "feature_names_in_"):  # of an earlier fit
+            if hasattr(self, name):
+                delattr(self, name)
+        self._key = _key(self.random_state)
         self.n_features_in_ = table.given.shape[1]
         if isinstance(table.given, pd.DataFrame) and all(isinstance(name, str) for name in table.given.columns):
             self.feature_names_in_ = np.asarray(table.given.columns, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
         self.classes_ = None if table.kind != "classes" else np.asarray(table.classes)
         return table
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = tags.input_tags.sparse = True
-        return tags
+        return _SamplerTags(
+            estimator_type="sampler",
+            target_tags=tags.target_tags,
+            input_tags=_SamplerInputTags(sparse=True, string=True, allow_nan=True),
+        )
+
+
+@dataclass(slots=True)
+class _SamplerInputTags(InputTags):
+    """What scikit-learn's tags say of the input, and what imbalanced-learn reads beyond that."""
+
+    dataframe: bool = True
+
+
+@dataclass(slots=True)
+class _NoIndices:
+    sample_indices: bool = False
+
+
+@dataclass(slots=True)
+class _SamplerTags(Tags):
+    """scikit-learn's tags, and those that make an estimator a sampler to imbalanced-learn."""
+
+    sampler_tags: _NoIndices = field(default_factory=_NoIndices)
+
+
+@contextmanager
+def _as_in_a_library() -> Iterator[None]:
+    """Signals act as ever, and a flow that diverges is an error of one sentence."""
+    try:
+        yield
+    except Interrupted as interrupted:
+        signal.raise_signal(interrupted.signal)  # the handlers of the caller are back
+        raise KeyboardInterrupt from None
+    except Diverged as diverged:
+        raise RuntimeError(
+            f"the particles of the flow went to infinity ({str(diverged).split(';')[0]}); "
+            f"a smaller step_size or lipschitz, or another divergence, may help"
+        ) from None
 
 
 @dataclass
@@ -238,6 +306,7 @@ class _Table:
         frame: The rows, with values behind them as one more column.
         group: The number of the class of each row.
         classes: The classes by that number; a single 0 without.
+        listed: Whether the rows came as a list.
     """
 
     given: Any
@@ -246,29 +315,51 @@ class _Table:
     frame: pd.DataFrame
     group: np.ndarray
     classes: list[Any]
+    listed: bool = False
 
     @staticmethod
-    def of(X: Any, y: Any) -> _Table:
-        given = X if isinstance(X, pd.DataFrame) or sparse.issparse(X) else np.asarray(X)
+    def of(X: Any, y: Any, classes: bool = False) -> _Table:
+        """Reads rows and classes.
+
+        Arguments:
+            X: The rows.
+            y: Their classes or values.
+            classes: Whether numbers are classes whatever they look like.
+        """
+        given = X if isinstance(X, pd.DataFrame) or sparse.issparse(X) else _array(X)
         if getattr(given, "ndim", 2) != 2:
             raise ValueError(
                 f"Expected 2D array: X needs shape (rows, columns), not {np.shape(given)}. Reshape your data"
             )
-        frame = _frame(given)
+        n, d = given.shape
+        if n < 2 or d < 1:
+            what = f"{n} sample(s)" if n < 2 else f"{d} feature(s)"
+            raise ValueError(
+                f"Found array with {what} (shape=({n}, {d})) while a minimum of {2 if n < 2 else 1} is required: "
+                f"{'one row has no spread to learn from' if n == 1 else 'there is nothing to learn from'}"
+            )
+        frame, listed = _frame(given), isinstance(X, list)
+        alone = np.zeros(n, dtype=np.intp)
         if y is None:
-            return _Table(given, None, "none", frame, np.zeros(len(frame), dtype=np.intp), [0])
+            return _Table(given, None, "none", frame, alone, [0], listed)
         values = _one_column(y)
-        if len(values) != len(frame):
-            raise ValueError(f"X has {len(frame)} rows and y has {len(values)} entries; give one entry per row")
+        if len(values) != n:
+            raise ValueError(
+                f"X has {n} rows and y has {len(values)} entries, inconsistent numbers of samples; give one entry per row"
+            )
         if values.isna().any():
             raise ValueError(
-                f"y is missing in row {int(values.isna().to_numpy().argmax())}; drop the row or fill it in"
+                f"y is missing (NaN) in row {int(values.isna().to_numpy().argmax())}; drop the row or fill it in"
             )
-        if _continuous(values):
-            frame = frame.assign(**{_free(frame): values.to_numpy()}) if not frame.columns.empty else frame
-            return _Table(given, y, "values", frame, np.zeros(len(frame), dtype=np.intp), [0])
-        classes, group = np.unique(values.to_numpy(), return_inverse=True)
-        return _Table(given, y, "classes", frame, group, list(classes))
+        if not classes and _continuous(values):
+            return _Table(given, y, "values", frame.assign(**{_free(frame): values.to_numpy()}), alone, [0], listed)
+        try:
+            found, group = np.unique(values.to_numpy(), return_inverse=True)
+        except TypeError:
+            raise ValueError(
+                "y mixes types that have no order, such as text and numbers; make all of it text"
+            ) from None
+        return _Table(given, y, "classes", frame, group, list(found), listed)
 
     def split(self, rows: pd.DataFrame, group: np.ndarray) -> tuple[pd.DataFrame, Any]:
         """New rows of the generator, and their classes or values."""
@@ -282,45 +373,68 @@ class _Table:
         """New rows in the container of those that came, alone or behind them."""
         if isinstance(self.given, pd.DataFrame):
             new = rows.set_axis(self.given.columns, axis=1)
-            if not behind:
-                return new
-            return pd.concat((self.given, new.set_axis(_more(self.given.index, len(new))))).astype(
-                dict(self.given.dtypes)
-            )
+            return _behind(self.given, new) if behind else new.astype(_types(self.given))
         if sparse.issparse(self.given):
-            new = sparse.csr_matrix(rows.to_numpy(dtype=self.given.dtype)).asformat(self.given.format)
-            found = sparse.vstack((self.given, new), format=self.given.format) if behind else new
-            return type(self.given)(found)
-        new = rows.to_numpy(dtype=self.given.dtype).reshape(len(rows), self.given.shape[1])
-        found = np.concatenate((self.given, new)) if behind else new
-        return pd.DataFrame(found) if container == "pandas" else found
+            more = sparse.csr_matrix(rows.to_numpy(dtype=self.given.dtype))
+            form = self.given.format
+            found = type(self.given)(sparse.vstack((self.given, more), form) if behind else more.asformat(form))
+            if container == "pandas":
+                return pd.DataFrame.sparse.from_spmatrix(found, columns=_unnamed(found))  # type: ignore[attr-defined]
+            return found
+        array = rows.to_numpy(dtype=self.given.dtype).reshape(len(rows), self.given.shape[1])
+        array = np.concatenate((self.given, array)) if behind else array
+        if container == "pandas":
+            return pd.DataFrame(array, columns=_unnamed(array)).infer_objects()
+        return array.tolist() if self.listed else array
 
     def values_like(self, new: Any, behind: bool = False) -> Any:
         """New classes or values in the container of those that came, alone or behind them."""
+        new = np.asarray(new)
         if isinstance(self.y, pd.Series):
-            series = pd.Series(np.asarray(new), dtype=self.y.dtype, name=self.y.name)
+            series = pd.Series(new, dtype=self.y.dtype, name=self.y.name)
             if not behind:
                 return series
             return pd.concat((self.y, series.set_axis(_more(self.y.index, len(series))))).astype(self.y.dtype)
+        shape = np.shape(self.y)
+        if len(shape) == 2 and shape[1] > 1:  # one column per class
+            new = (new[:, None] == np.arange(shape[1])).astype(int)
         if isinstance(self.y, pd.DataFrame):
-            frame = pd.DataFrame({self.y.columns[0]: np.asarray(new)}).astype(dict(self.y.dtypes))
-            if not behind:
-                return frame
-            return pd.concat((self.y, frame.set_axis(_more(self.y.index, len(frame)))))
+            frame = pd.DataFrame(new.reshape(len(new), shape[1]), columns=self.y.columns).astype(_types(self.y))
+            return _behind(self.y, frame) if behind else frame
         given = np.asarray(self.y)
-        if given.ndim == 2 and given.shape[1] > 1:  # one column per class
-            new = (np.asarray(new)[:, None] == np.arange(given.shape[1])).astype(given.dtype)
-        new = np.asarray(new).astype(given.dtype).reshape(len(new), *given.shape[1:])
-        return np.concatenate((given, new)) if behind else new
+        new = new.astype(given.dtype).reshape(len(new), *given.shape[1:])
+        new = np.concatenate((given, new)) if behind else new
+        return new.tolist() if isinstance(self.y, list) else new
+
+
+def _unnamed(array: Any) -> list[str]:
+    """Names of columns that have none, as scikit-learn makes them."""
+    return [f"x{i}" for i in range(array.shape[1])]
+
+
+def _types(frame: pd.DataFrame) -> dict[Any, Any]:
+    return dict(zip(frame.columns, frame.dtypes))
+
+
+def _behind(frame: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """A frame with new rows behind its own, in its types."""
+    if not len(new):
+        return frame.copy()
+    new = new.set_axis(_more(frame.index, len(new)))
+    return pd.concat((frame, new.astype(_types(frame)))).astype(_types(frame))
+
+
+def _array(X: Any) -> np.ndarray:
+    """Anything but frames and sparse matrices as an array; numbers beside text in lists stay numbers."""
+    array = np.asarray(X)
+    return np.asarray(X, dtype=object) if isinstance(X, list | tuple) and array.dtype.kind in "US" else array
 
 
 def _frame(given: Any) -> pd.DataFrame:
     if isinstance(given, pd.DataFrame):
-        return (
-            pd.DataFrame({name: _dense(given[name]) for name in given.columns}).reset_index(drop=True)
-            if (given.columns.is_unique)
-            else given
-        )
+        frame = given.reset_index(drop=True)
+        thin = {name: kind.subtype for name, kind in _types(frame).items() if isinstance(kind, pd.SparseDtype)}
+        return frame.astype(thin) if thin else frame
     array = given.toarray() if sparse.issparse(given) else given
     if array.dtype.kind == "c":
         raise ValueError("Complex data not supported: the columns of X must be real numbers, categories or dates")
@@ -328,17 +442,15 @@ def _frame(given: Any) -> pd.DataFrame:
     return frame.infer_objects() if array.dtype == object else frame
 
 
-def _dense(series: pd.Series) -> pd.Series:
-    return series.sparse.to_dense() if isinstance(series.dtype, pd.SparseDtype) else series
-
-
 def _one_column(y: Any) -> pd.Series:
     """Classes or values as one column; an array with a column of zeros and ones per class as the numbers of the columns."""
     array = np.asarray(y)
-    if array.ndim == 2 and array.shape[1] > 1:
-        if type_of_target(array) != "multilabel-indicator" or not (array.sum(1) == 1).all():
+    if array.ndim > 2 or array.ndim == 0:
+        raise ValueError(f"y should be a 1d array with one entry per row; got an array of shape {array.shape} instead")
+    if array.ndim == 2 and array.shape[1] != 1:
+        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all() or not (array.sum(1) == 1).all():
             raise ValueError(
-                "Imbalanced-learn currently supports binary, multiclass and binarized encoded multiclasss targets. "
+                "y has several columns that are not one of zeros and ones per class. "
                 "Multilabel and multioutput targets are not supported."
             )
         return pd.Series(array.argmax(1))
@@ -346,15 +458,18 @@ def _one_column(y: Any) -> pd.Series:
         return y.iloc[:, 0].reset_index(drop=True)
     if isinstance(y, pd.Series):
         return y.reset_index(drop=True)
-    return pd.Series(array.ravel())
+    if array.dtype.kind == "c":
+        raise ValueError("Complex data not supported: y must hold classes or real numbers")
+    return pd.Series(array.ravel()).infer_objects()
 
 
 def _continuous(values: pd.Series) -> bool:
-    """Whether these are values, not classes: numbers with fractions, or more than 50 different whole ones."""
+    """Whether these are values, not classes: numbers with fractions, or many different whole ones."""
     if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
         return False
-    numbers_ = values.to_numpy(dtype=np.float64)
-    return bool((numbers_ != np.rint(numbers_)).any()) or len(np.unique(numbers_)) > 50
+    found = values.to_numpy(dtype=np.float64)
+    different = len(np.unique(found))
+    return bool((found != np.rint(found)).any()) or different > 50 or different > max(20, len(found) / 2)
 
 
 def _free(frame: pd.DataFrame) -> str:
@@ -366,21 +481,63 @@ def _free(frame: pd.DataFrame) -> str:
 
 def _more(index: pd.Index, count: int) -> pd.Index:
     """Names for so many rows behind those of an index."""
-    if pd.api.types.is_integer_dtype(index.dtype) and not isinstance(index, pd.MultiIndex):
-        first = int(index.max()) + 1 if len(index) else 0
-        return pd.RangeIndex(first, first + count, name=index.name)
-    return pd.Index([f"synthetic-{i}" for i in range(count)], name=getattr(index, "name", None))
+    if isinstance(index, pd.MultiIndex):
+        lead = _more(index.get_level_values(0), count)
+        return pd.MultiIndex.from_arrays([lead, *[[None] * count] * (index.nlevels - 1)], names=index.names)
+    if pd.api.types.is_integer_dtype(index.dtype):
+        first = max(int(np.max(index.to_numpy())), -1) + 1 if len(index) else 0
+        if first + count < 2**63:
+            return pd.RangeIndex(first, first + count, name=index.name)
+    taken = set(index)
+    free = (name for number in itertools.count() if (name := f"synthetic-{number}") not in taken)
+    return pd.Index(list(itertools.islice(free, count)), name=index.name)
+
+
+def _columns(categorical: Any, given: Any) -> Sequence[Hashable]:
+    """The names of columns that are categories."""
+    if categorical is None or isinstance(categorical, str):
+        return categorical or ()
+    chosen = list(categorical)
+    if not chosen or not all(isinstance(name, bool | np.bool_) for name in chosen):
+        return chosen
+    if len(chosen) != given.shape[1]:
+        raise ValueError(f"categorical has {len(chosen)} truth values, but X has {given.shape[1]} columns")
+    columns = given.columns if isinstance(given, pd.DataFrame) else range(given.shape[1])
+    return [name for name, holds in zip(columns, chosen) if holds]
+
+
+def _image_shape(shape: Any) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
+    if len(sizes) not in (2, 3) or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
+        raise ValueError(f"image_shape must be (height, width) or (height, width, channels), not {shape!r}")
+    return tuple(int(size) for size in sizes)
 
 
 def _key(random_state: Any) -> Key:
     if random_state is None:
-        return Key.of(int(np.random.SeedSequence().entropy) % 2**63)
-    if isinstance(random_state, np.random.RandomState | np.random.Generator):
-        draw = random_state.randint if isinstance(random_state, np.random.RandomState) else random_state.integers
-        return Key.of(int(draw(2**31 - 1)))
+        return Key.of(secrets.randbits(63))
+    if isinstance(random_state, np.random.RandomState):
+        return Key.of(int(random_state.randint(2**31 - 1)))
+    if isinstance(random_state, np.random.Generator):
+        return Key.of(int(random_state.integers(2**63)))
     if isinstance(random_state, numbers.Integral) and not isinstance(random_state, bool):
         return Key.of(int(random_state))
     raise ValueError(f"random_state must be an integer, a RandomState or None, not {random_state!r}")
+
+
+def _nothing_made() -> dict[str, Any]:
+    """The report where no class lacks rows."""
+    sentence = "no class has fewer rows than were asked for: nothing was made"
+    return {
+        "classes": [],
+        "scale": None,
+        "columns": {},
+        "latent": None,
+        "warnings": [sentence],
+        "privacy": NOT_PRIVATE,
+    }
 
 
 def _count(value: Any, what: str) -> int:
@@ -394,6 +551,10 @@ def _listed(classes: Sequence[Any]) -> str:
     return shown + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
 
 
+_TOTALS = numbers.Integral | dict
+"""The strategies that make sense of a single class."""
+
+
 def _wanted(strategy: Any, table: _Table) -> dict[Any, int]:
     """The number of new rows of each class."""
     sizes = dict(zip(table.classes, np.bincount(table.group, minlength=len(table.classes)).tolist()))
@@ -405,10 +566,6 @@ def _wanted(strategy: Any, table: _Table) -> dict[Any, int]:
         )
     if table.kind != "classes":
         return {0: _without_classes(strategy, len(table.group))}
-    if len(sizes) < 2 and not isinstance(strategy, numbers.Integral | dict):
-        raise ValueError(
-            "The target 'y' needs to have more than 1 class. Got 1 class instead; give a number of rows, or no y"
-        )
     largest = max(sizes.values())
     if isinstance(strategy, dict):
         if unknown := [name for name in strategy if name not in sizes]:
