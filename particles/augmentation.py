@@ -15,9 +15,10 @@ import pandas as pd
 from particles.blockwise import Flowed, FlowSettings, flow
 from particles.data.columns import Columns
 from particles.data.latent import Latent, latent
+from particles.data.marginals import Marginals
 from particles.data.starts import STARTS, Start
 from particles.keys import Key
-from particles.selection import LEAST, Trial, grid, make_start, ratio, try_out
+from particles.selection import LEAST, Trial, grid, make_start, ratio, settled, try_out
 
 logger = logging.getLogger("particles")
 
@@ -45,6 +46,7 @@ class Recipe:
             training row to its nearest other one.
         settings: The flow's.
         latent: Where it takes place: ``none``, ``pca:0.95``, ``ae:16``, ``conv:16``, or an encoder.
+        marginals: Whether each coordinate of the new rows of a class gets the distribution that it has in its training rows.
         scale: That of the columns.
         categorical: The columns that are categories whatever their type.
 
@@ -58,6 +60,7 @@ class Recipe:
     min_ratio: float = 0.7
     settings: FlowSettings = field(default_factory=FlowSettings)
     latent: Any = None
+    marginals: bool = True
     scale: str = "auto"
     categorical: Sequence[Hashable] = ()
 
@@ -159,13 +162,15 @@ class Augmentation:
         points = rows if self.latent is None else self.latent.target
         self.unit = float(np.sqrt(points.var(0).mean())) if self.latent is not None else 1.0
         self.settings = recipe.settings if self.latent is None else replace(recipe.settings, image_shape=None)
+        self.settles = recipe.marginals and self.latent is None
         self.classes = [points[group == c] / self.unit for c in range(len(counts))]
         self.members = [np.flatnonzero(group == c) for c in range(len(counts))]
         self.wanted = [c for c, count in enumerate(counts) if count > 0 or record]
         self.choices = self._choose()
         self.flowed: Flowed | None = None
         self.steps: dict[int, int] = {}
-        made = self._flow(counts, record)
+        made = self._decoded(self._flow(counts, record), key.fold("finish"))
+        self.maps = {c: self._maps(c, x) for c, x in made.items()}
         self.rows, self.group = self._finish(made, counts, key.fold("finish"))
         self.report = self._report(counts)
 
@@ -186,7 +191,8 @@ class Augmentation:
                 start = recipe.start
                 if not methods:  # a flow that is stopped by something else: its start alone is chosen
                     methods, start = (("gaussian", "kde"), "auto") if start == "auto" else ((start,), start)
-                trial = try_out(rows, methods, start, recipe.min_ratio, self.settings, self.key.fold("trial", size))
+                key = self.key.fold("trial", size)
+                trial = try_out(rows, methods, start, recipe.min_ratio, self.settings, self.settles, key)
             for c in members:
                 choices[c] = self._choice(c, sizes[c], trial)
         return choices
@@ -196,7 +202,7 @@ class Augmentation:
         name = recipe.method if recipe.method in ("gaussian", "kde") else recipe.start
         if name == "auto":
             name = trial.start if trial is not None else "gaussian"
-        law = make_start(name, self.classes[c], others, recipe.min_ratio, self.key.fold("start", c))
+        law = make_start(name, self.classes[c], others, recipe.min_ratio, self.settles, self.key.fold("start", c))
         most = grid(size)[-1]
         energies, gain = (trial.energies, trial.gain) if trial is not None else ({}, math.nan)
         if recipe.method in ("gaussian", "kde"):
@@ -266,20 +272,28 @@ class Augmentation:
         for step in self.flowed.steps:
             if step > (choice.most if choice.steps is None else choice.steps):
                 break
-            if ratio(self.flowed.at(step, block), self.classes[c]) < choice.floor:
+            points = settled(self.flowed.at(step, block), self.classes[c], self.settles)
+            if ratio(points, self.classes[c]) < choice.floor:
                 break
             stop = step
         return stop
 
-    def _finish(
-        self, points: dict[int, np.ndarray], counts: Sequence[int], key: Key
-    ) -> tuple[pd.DataFrame, np.ndarray]:
-        """Points as rows of the table, copies of training rows passed over where there are others."""
+    def _decoded(self, points: dict[int, np.ndarray], key: Key) -> dict[int, np.ndarray]:
+        """Points of the flow as coordinates of the columns."""
+        found = {c: x * self.unit for c, x in points.items()}
+        if self.latent is not None:
+            found = {c: self.latent.decode(x, key.fold("decode", c)) for c, x in found.items()}
+        return found if self.places is None else {c: x[:, self.places] for c, x in found.items()}
+
+    def _maps(self, c: int, x: np.ndarray) -> Marginals | None:
+        """What gives each coordinate of a class its distribution in the training rows."""
+        return Marginals.fit(x, self.columns.reference[self.members[c]]) if self.recipe.marginals else None
+
+    def _finish(self, made: dict[int, np.ndarray], counts: Sequence[int], key: Key) -> tuple[pd.DataFrame, np.ndarray]:
+        """Coordinates as rows of the table, copies of training rows passed over where there are others."""
+        points = {c: x if (maps := self.maps[c]) is None else self._mapped(x, maps) for c, x in made.items()}
         group = np.concatenate([np.full(len(x), c) for c, x in points.items()])
-        x = np.concatenate(list(points.values())) * self.unit
-        x = x if self.latent is None else self.latent.decode(x, key.fold("decode"))
-        x = x if self.places is None else x[:, self.places]
-        frame = self.columns.decode(x, key.fold("columns"), group)
+        frame = self.columns.decode(np.concatenate(list(points.values())), key.fold("columns"), group)
         copied = np.array([row in self.seen for row in _hashes(frame)])
         chosen = []
         for c in points:
@@ -288,6 +302,11 @@ class Augmentation:
             chosen.append(own[np.argsort(copied[own], kind="stable")][: counts[c]])
         index = np.concatenate(chosen).astype(np.intp)
         return frame.iloc[index].reset_index(drop=True), group[index]
+
+    def _mapped(self, x: np.ndarray, maps: Marginals) -> np.ndarray:
+        """Coordinates with their distributions; those of categories keep a trace of what they were, which decides ties."""
+        categories = [column.kind == "categorical" for column in self.columns.columns for _ in column.coordinates]
+        return np.asarray(maps(x) + np.where(categories, 1e-3, 0.0) * x)
 
     def sample(self, counts: Sequence[int], key: Key) -> tuple[pd.DataFrame, np.ndarray]:
         """More new rows: fresh draws of the starts, carried along the recorded discriminators; nothing is fitted again.
@@ -300,7 +319,8 @@ class Augmentation:
         points = {c: self.choices[c].start.draw(lots[c], key.fold(c)) for c in self.wanted if c not in self.moving}
         if self.moving and any(counts[c] for c in self.moving):
             points |= self._carried([lots[c] for c in self.moving], key)
-        return self._finish({c: points[c] for c in sorted(points)}, counts, key.fold("finish"))
+        made = self._decoded({c: points[c] for c in sorted(points)}, key.fold("finish"))
+        return self._finish(made, counts, key.fold("finish"))
 
     def _report(self, counts: Sequence[int]) -> dict[str, Any]:
         new = self.columns.encode(self.rows) if len(self.rows) else np.empty((0, self.columns.width))

@@ -14,6 +14,7 @@ import torch
 
 from particles.blockwise import FlowSettings, flow
 from particles.cloud import Cloud
+from particles.data.marginals import Marginals
 from particles.data.starts import Start, fit_start, neighbour_distance
 from particles.keys import Key
 from particles.metrics.energy import energy_distance
@@ -58,11 +59,17 @@ def ratio(points: np.ndarray, rows: np.ndarray) -> float:
     return near / among if among > 0 else math.nan
 
 
-def wide_enough(start: Start, least: float, key: Key, draws: int = 256) -> Start:
+def settled(points: np.ndarray, rows: np.ndarray, marginals: bool) -> np.ndarray:
+    """Points with the marginal distributions of the rows, if that is wanted and there are enough rows to tell."""
+    maps = Marginals.fit(points, rows) if marginals else None
+    return points if maps is None else maps(points)
+
+
+def wide_enough(start: Start, least: float, marginals: bool, key: Key, draws: int = 256) -> Start:
     """The start with the smallest bandwidth, from its own up, at which draws keep the least leave-one-out ratio."""
     for bandwidth in np.arange(start.bandwidth, 1.0, 0.05):
         wider = start.widened(float(bandwidth))
-        if not ratio(wider.draw(draws, key), start.rows) < least:
+        if not ratio(settled(wider.draw(draws, key), start.rows, marginals), start.rows) < least:
             return wider
     return start.widened(1.0)
 
@@ -88,6 +95,7 @@ def try_out(
     start: str,
     min_ratio: float,
     settings: FlowSettings,
+    marginals: bool,
     key: Key,
 ) -> Trial:
     """Compares starts and numbers of steps on rows that are left out in turn, for classes of about one size.
@@ -101,6 +109,7 @@ def try_out(
         start: The start of the flow, or ``auto`` for the better one of ``gaussian`` and ``kde``.
         min_ratio: The least leave-one-out ratio of a start.
         settings: The flow's.
+        marginals: Whether points get the marginal distributions of the rows before they are judged.
         key: The source of splits, draws and networks.
     """
     splits = min(4, max(2, math.ceil(16 / len(classes))))
@@ -109,12 +118,12 @@ def try_out(
     steps = (0, *grid(min(len(rows) for rows in classes)))
     curves: dict[str, np.ndarray] = {}  # energy distances, with shape (steps, classes on splits)
     for name in dict.fromkeys([*(name for name in methods if name != "flow"), *flows]):
-        laws = [make_start(name, part.fit, part.others, min_ratio, key) for part in tried]
+        laws = [make_start(name, part.fit, part.others, min_ratio, marginals, key) for part in tried]
         if name == "kde" and "gaussian" in curves and all(law.bandwidth == 1 for law in laws):
             curves[name] = curves["gaussian"][:1]  # the same law
             continue
         points = [law.draw(DRAWS, key.fold("draws", i)) for i, law in enumerate(laws)]
-        curves[name] = _along(points, tried, steps if name in flows else steps[:1], settings, key)
+        curves[name] = _along(points, tried, steps if name in flows else steps[:1], settings, marginals, key)
     at_start = {name: float(curve[0].mean()) for name, curve in curves.items()}
     energies = {name: value for name, value in at_start.items() if name in methods}
     name = min((name for name in curves), key=lambda name: float(curves[name].mean(1).min()))
@@ -136,10 +145,12 @@ def _excess(differences: np.ndarray) -> float:
     return float(differences.mean() / (differences.std(ddof=1) / math.sqrt(len(differences))))
 
 
-def make_start(name: str, rows: np.ndarray, others: list[np.ndarray], min_ratio: float, key: Key) -> Start:
+def make_start(
+    name: str, rows: np.ndarray, others: list[np.ndarray], min_ratio: float, marginals: bool, key: Key
+) -> Start:
     """The start of a name; a ``kde`` is as wide as the least leave-one-out ratio asks for."""
     law = fit_start(name, rows, others)
-    return wide_enough(law, min_ratio, key.fold("width")) if name == "kde" else law
+    return wide_enough(law, min_ratio, marginals, key.fold("width")) if name == "kde" else law
 
 
 def _splits(classes: Sequence[np.ndarray], number: int, key: Key) -> list[_Split]:
@@ -153,7 +164,12 @@ def _splits(classes: Sequence[np.ndarray], number: int, key: Key) -> list[_Split
 
 
 def _along(
-    points: list[np.ndarray], tried: list[_Split], steps: Sequence[int], settings: FlowSettings, key: Key
+    points: list[np.ndarray],
+    tried: list[_Split],
+    steps: Sequence[int],
+    settings: FlowSettings,
+    marginals: bool,
+    key: Key,
 ) -> np.ndarray:
     """The energy distances along the flow, with shape (steps, classes on splits)."""
     numbers = [part.number for part in tried]
@@ -162,5 +178,6 @@ def _along(
     for group in groups if settings.shared else [list(range(len(tried)))]:
         flowed = flow([points[i] for i in group], [tried[i].fit for i in group], steps, settings, key.fold("trial"))
         for block, i in enumerate(group):
-            found[:, i] = [energy(flowed.at(step, block), tried[i].held) for step in steps]
+            part = tried[i]
+            found[:, i] = [energy(settled(flowed.at(step, block), part.fit, marginals), part.held) for step in steps]
     return found
