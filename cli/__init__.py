@@ -18,6 +18,7 @@ COMMANDS = {
     "simulate": "Move particles along a gradient flow onto a data set.",
     "compare": "Run several flows from the same source to the same target, and measure them in one table.",
     "transport": "Move new points along a run that was made with --record.",
+    "augment": "Make new rows like those of a small table, class by class, and say how near they are to it.",
     "evaluate": "Measure synthetic rows, of any tool, against the real ones: fidelity, copying, utility.",
     "info": "Print versions, devices, the state of KeOps, and all names that can be chosen.",
 }
