@@ -157,7 +157,8 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         if not any(counts):
             raise ValueError("there is nothing to sample: ask for at least one row")
         self._samples += 1
-        rows, group = self._augmentation.sample(counts, self._key.fold("sample", self._samples))
+        with _as_in_a_library():
+            rows, group = self._augmentation.sample(counts, self._key.fold("sample", self._samples))
         X_new, y_new = table.split(rows, group)
         X_new = table.rows_like(X_new, self._container())
         return X_new if table.y is None else (X_new, table.values_like(y_new))
@@ -165,7 +166,8 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
     def fit_resample(self, X: Any, y: Any = None) -> Any:
         """The rows with new ones behind them; the first ones are those of ``X`` and ``y``, in their order.
 
-        New rows of a frame go on counting where its index does; where it does not count they are called ``synthetic-0`` and so on.
+        New rows of a frame go on counting where its index does; where it does not count they are called ``synthetic-0`` and so on
+        (in the first level of several, the others being empty).
 
         Arguments:
             X: The rows: a frame, or an array with shape (n, d).
@@ -223,6 +225,8 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
                 raise ValueError(f"{name} must be a number, not {value!r}")
             if name != "min_ratio" and not 0 < float(value) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
+        if not isinstance(self.divergence, str):
+            raise ValueError(f"divergence must be a name, not {self.divergence!r}")
         if not isinstance(self.conditional, bool | np.bool_):
             raise ValueError(f"conditional must be True or False, not {self.conditional!r}")
         settings = FlowSettings(
@@ -234,13 +238,24 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         )
         categorical = _columns(self.categorical, table.given)
         return Recipe(
-            self.method, self.start, self.stop, self.min_ratio, settings, self.latent, self.scale, categorical
+            method=self.method,
+            start=self.start,
+            stop=self.stop,
+            min_ratio=self.min_ratio,
+            settings=settings,
+            latent=self.latent,
+            scale=self.scale,
+            categorical=categorical,
         )
 
     def _read(self, X: Any, y: Any) -> _Table:
         """Rows and classes, and how many new ones there shall be; what does not fit is refused before anything is fitted."""
         table = _Table.of(X, y, classes=isinstance(self.sampling_strategy, dict))
         self._recipe(table)
+        if self.image_shape is not None and table.kind == "values":
+            raise ValueError(
+                "image_shape is for rows of pixels alone, but y holds values, which become one more column"
+            )
         self.sampling_strategy_ = _wanted(self.sampling_strategy, table)
         for name in ("_augmentation", "_table", "feature_names_in_"):  # of an earlier fit
             if hasattr(self, name):
@@ -434,11 +449,12 @@ def _frame(given: Any) -> pd.DataFrame:
     if isinstance(given, pd.DataFrame):
         frame = given.reset_index(drop=True)
         thin = {name: kind.subtype for name, kind in _types(frame).items() if isinstance(kind, pd.SparseDtype)}
+        thin |= {name: np.float64 for name, kind in _types(frame).items() if kind == np.longdouble}
         return frame.astype(thin) if thin else frame
     array = given.toarray() if sparse.issparse(given) else given
     if array.dtype.kind == "c":
         raise ValueError("Complex data not supported: the columns of X must be real numbers, categories or dates")
-    frame = pd.DataFrame(array)
+    frame = pd.DataFrame(array.astype(np.float64) if array.dtype == np.longdouble else array)
     return frame.infer_objects() if array.dtype == object else frame
 
 
@@ -483,7 +499,7 @@ def _more(index: pd.Index, count: int) -> pd.Index:
     """Names for so many rows behind those of an index."""
     if isinstance(index, pd.MultiIndex):
         lead = _more(index.get_level_values(0), count)
-        return pd.MultiIndex.from_arrays([lead, *[[None] * count] * (index.nlevels - 1)], names=index.names)
+        return pd.MultiIndex.from_arrays([lead, *[[""] * count] * (index.nlevels - 1)], names=index.names)
     if pd.api.types.is_integer_dtype(index.dtype):
         first = max(int(np.max(index.to_numpy())), -1) + 1 if len(index) else 0
         if first + count < 2**63:
@@ -603,7 +619,7 @@ def _wanted(strategy: Any, table: _Table) -> dict[Any, int]:
         )
     minority = min(sizes, key=lambda name: sizes[name])
     new = int(float(strategy) * largest) - sizes[minority]
-    if not 0 < float(strategy) <= 1 or new <= 0:
+    if not 0 < float(strategy) <= 1 or new < 0:
         raise ValueError(
             f"The specified ratio required to remove samples from the minority class while trying to generate new samples. "
             f"Please increase the ratio: it must be above {sizes[minority] / largest:.3g} and at most 1, not {strategy}"
