@@ -374,7 +374,8 @@ class _Table:
             raise ValueError(
                 "y mixes types that have no order, such as text and numbers; make all of it text"
             ) from None
-        return _Table(given, y, "classes", frame, group, list(found), listed)
+        plain = found.tolist() if found.dtype.kind in "biufU" else list(found)  # plain values, for messages
+        return _Table(given, y, "classes", frame, group, plain, listed)
 
     def split(self, rows: pd.DataFrame, group: np.ndarray) -> tuple[pd.DataFrame, Any]:
         """New rows of the generator, and their classes or values."""

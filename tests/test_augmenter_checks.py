@@ -67,7 +67,10 @@ def test_is_a_sampler_to_imbalanced_learn_and_needs_it_not():
     assert is_sampler(CHEAP)
     tags = get_tags(CHEAP)
     assert tags.estimator_type == "sampler"
-    assert tags.input_tags.dataframe and tags.input_tags.sparse and tags.input_tags.string and tags.input_tags.allow_nan
+    assert tags.input_tags.dataframe
+    assert tags.input_tags.sparse
+    assert tags.input_tags.string
+    assert tags.input_tags.allow_nan
     assert not tags.target_tags.required
     with warnings.catch_warnings():
         warnings.simplefilter("error")
