@@ -631,6 +631,15 @@ def test_whole_numbers_are_rounded_and_not_cut():
     assert new["flag"].mean() == pytest.approx(frame["flag"].mean(), abs=0.15)
 
 
+def test_few_whole_numbers_are_rounded_to_the_nearest():
+    """Pitfall 7: 0 to 6 lie evenly about 3, and so does all that is drawn from them; cutting would give a mean of 2.5."""
+    x = np.arange(7)[:, None]
+    new = cheap(sampling_strategy=4007).fit_resample(x)[7:]
+    assert new.dtype == x.dtype
+    assert set(np.unique(new)) == set(range(7))
+    assert new.mean() == pytest.approx(3, abs=0.12)  # four standard errors
+
+
 @pytest.fixture(scope="module")
 def mixed():
     """Every kind of column, with gaps that depend on the class."""
