@@ -16,9 +16,9 @@ from particles.blockwise import Flowed, FlowSettings, flow
 from particles.data.columns import Columns
 from particles.data.latent import Latent, latent
 from particles.data.marginals import Marginals
-from particles.data.starts import STARTS, Start
+from particles.data.starts import STARTS, Start, fit_start
 from particles.keys import Key
-from particles.selection import LEAST, Trial, grid, make_start, ratio, settled, try_out
+from particles.selection import LEAST, STEPS, Trial, ratio, try_out, wide_enough
 
 logger = logging.getLogger("particles")
 
@@ -170,7 +170,6 @@ class Augmentation:
         self.flowed: Flowed | None = None
         self.steps: dict[int, int] = {}
         made = self._decoded(self._flow(counts, record), key.fold("finish"))
-        self.maps = {c: self._maps(c, x) for c, x in made.items()}
         self.rows, self.group = self._finish(made, counts, key.fold("finish"))
         self.report = self._report(counts)
 
@@ -181,7 +180,7 @@ class Augmentation:
         sizes = {c: len(np.unique(self.classes[c], axis=0)) for c in self.wanted}
         groups: dict[int, list[int]] = defaultdict(list)
         for c in self.wanted:
-            groups[int(math.log2(sizes[c])) if sizes[c] >= LEAST else -1].append(c)
+            groups[int(math.log(sizes[c], 4)) if sizes[c] >= LEAST else -1].append(c)
         measured = not isinstance(recipe.stop, int | np.integer) or recipe.start == "auto"
         for size, members in groups.items():
             trial = None
@@ -202,16 +201,18 @@ class Augmentation:
         name = recipe.method if recipe.method in ("gaussian", "kde") else recipe.start
         if name == "auto":
             name = trial.start if trial is not None else "gaussian"
-        law = make_start(name, self.classes[c], others, recipe.min_ratio, self.settles, self.key.fold("start", c))
-        most = grid(size)[-1]
+        law = fit_start(name, self.classes[c], others)
+        if name == "kde":
+            law = wide_enough(law, recipe.min_ratio, lambda x: self._near(c, x), self.key.fold("width", c))
+        most = STEPS[-1]
         energies, gain = (trial.energies, trial.gain) if trial is not None else ({}, math.nan)
         if recipe.method in ("gaussian", "kde"):
             return Choice(law, name, 0, 0, 0.0, energies, gain, "the method was asked for")
+        if size < 3:
+            return Choice(law, name, 0, 0, 0.0, energies, gain, "too few rows for a flow: the start alone")
         if isinstance(recipe.stop, int | np.integer):
             steps = int(recipe.stop)
             return Choice(law, name, steps, steps, 0.0, energies, gain, "so many steps were asked for")
-        if size < 3:
-            return Choice(law, name, 0, 0, 0.0, energies, gain, "too few rows for a flow: the start alone")
         if size < LEAST:
             floor = max(recipe.min_ratio, 1.0)
             reason = f"too few rows to leave some out: at most {FEW} steps, at a ratio of at least {floor:g}"
@@ -234,7 +235,7 @@ class Augmentation:
         if not moving:
             return {c: self._extended(c, x, counts[c]) for c, x in starts.items()}
         last = max(self.choices[c].most for c in moving)
-        kept = sorted({step for c in moving for step in grid(len(self.classes[c])) if step <= last} | {last})
+        kept = sorted({step for step in STEPS if step <= last} | {last})
         more = any(counts[c] > MOST for c in moving)
         self.flowed = flow(
             [starts[c] for c in moving],
@@ -272,8 +273,7 @@ class Augmentation:
         for step in self.flowed.steps:
             if step > (choice.most if choice.steps is None else choice.steps):
                 break
-            points = settled(self.flowed.at(step, block), self.classes[c], self.settles)
-            if ratio(points, self.classes[c]) < choice.floor:
+            if self._near(c, self.flowed.at(step, block)) < choice.floor:
                 break
             stop = step
         return stop
@@ -285,13 +285,22 @@ class Augmentation:
             found = {c: self.latent.decode(x, key.fold("decode", c)) for c, x in found.items()}
         return found if self.places is None else {c: x[:, self.places] for c, x in found.items()}
 
+    def _near(self, c: int, points: np.ndarray) -> float:
+        """The leave-one-out ratio of points of the flow, as the rows that become of them have it."""
+        (x,) = self._decoded({c: points}, self.key.fold("near")).values()
+        maps = self._maps(c, x)
+        x = x if maps is None else self._mapped(x, maps)
+        whole = np.zeros((len(x), len(self.columns.columns)), dtype=bool)
+        rows = self.columns.decode(x, self.key, missing=whole)
+        return ratio(self.columns.encode(rows), self.training[self.members[c]])
+
     def _maps(self, c: int, x: np.ndarray) -> Marginals | None:
         """What gives each coordinate of a class its distribution in the training rows."""
         return Marginals.fit(x, self.columns.reference[self.members[c]]) if self.recipe.marginals else None
 
     def _finish(self, made: dict[int, np.ndarray], counts: Sequence[int], key: Key) -> tuple[pd.DataFrame, np.ndarray]:
         """Coordinates as rows of the table, copies of training rows passed over where there are others."""
-        points = {c: x if (maps := self.maps[c]) is None else self._mapped(x, maps) for c, x in made.items()}
+        points = {c: x if (maps := self._maps(c, x)) is None else self._mapped(x, maps) for c, x in made.items()}
         group = np.concatenate([np.full(len(x), c) for c, x in points.items()])
         frame = self.columns.decode(np.concatenate(list(points.values())), key.fold("columns"), group)
         copied = np.array([row in self.seen for row in _hashes(frame)])
@@ -315,7 +324,8 @@ class Augmentation:
             counts: The number of new rows of each class.
             key: The source of the draws.
         """
-        lots = {c: max(_with_spares(counts[c]), 1) for c in self.wanted}
+        least = {c: max(len(self.classes[c]), 100) for c in self.wanted}  # enough to know their distributions by
+        lots = {c: max(_with_spares(counts[c]), least[c]) if counts[c] else 1 for c in self.wanted}
         points = {c: self.choices[c].start.draw(lots[c], key.fold(c)) for c in self.wanted if c not in self.moving}
         if self.moving and any(counts[c] for c in self.moving):
             points |= self._carried([lots[c] for c in self.moving], key)

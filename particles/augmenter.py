@@ -59,6 +59,8 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         latent: Where the flow takes place: ``"pca:0.95"``, ``"pca:20"``, ``"ae:16"``, ``"conv:16"`` (with ``image_shape``), a pair of
             functions that encode and decode scaled rows, or an object with ``transform`` and ``inverse_transform``; ``None`` for the columns
             themselves.
+        marginals: Whether each column of the new rows of a class gets the distribution that it has in its training rows, by a
+            monotone map (classes with fewer than 8 different rows are left as they are).
         conditional: One discriminator with an output for each class, instead of one for each.
         image_shape: Height and width (and channels) of rows that are images: convolutional discriminators.
         categorical: The columns that hold categories whatever their type: names of a frame's columns, positions in an array, or one truth
@@ -98,6 +100,7 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         lipschitz: float = 1.0,
         step_size: float = 0.5,
         latent: Any = None,
+        marginals: bool = True,
         conditional: bool = False,
         image_shape: tuple[int, ...] | None = None,
         categorical: Sequence[Hashable] | None = None,
@@ -113,6 +116,7 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         self.lipschitz = lipschitz
         self.step_size = step_size
         self.latent = latent
+        self.marginals = marginals
         self.conditional = conditional
         self.image_shape = image_shape
         self.categorical = categorical
@@ -244,6 +248,7 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
             min_ratio=self.min_ratio,
             settings=settings,
             latent=self.latent,
+            marginals=bool(self.marginals),
             scale=self.scale,
             categorical=categorical,
         )

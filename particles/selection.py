@@ -6,7 +6,7 @@ Steps are a dial from the start to copies of the training rows, so *when to stop
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ from particles.metrics.energy import energy_distance
 
 LEAST = 8
 """Classes with fewer rows than this are too small to leave a quarter of them out."""
-DRAWS = 100
-"""The particles of each class on each split."""
+SPLITS = 6
+"""The most splits; many classes need fewer."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Trial:
     splits: int
 
 
-def grid(rows: int) -> tuple[int, ...]:
-    """The numbers of steps among which to choose, for a class of so many rows."""
-    most = 100 if rows < 50 else 200
-    return tuple(step for step in (5, 10, 15, 25, 35, 50, 75, 100, 150, 200) if step <= most)
+STEPS = (0, 5, 10, 15, 25, 35, 50, 75, 100)
+"""The numbers of steps to choose among."""
+SOON = 35
+"""Flows that are best before this step are not followed further."""
 
 
 def ratio(points: np.ndarray, rows: np.ndarray) -> float:
@@ -65,11 +65,19 @@ def settled(points: np.ndarray, rows: np.ndarray, marginals: bool) -> np.ndarray
     return points if maps is None else maps(points)
 
 
-def wide_enough(start: Start, least: float, marginals: bool, key: Key, draws: int = 256) -> Start:
-    """The start with the smallest bandwidth, from its own up, at which draws keep the least leave-one-out ratio."""
+def wide_enough(start: Start, least: float, near: Callable[[np.ndarray], float], key: Key, draws: int = 200) -> Start:
+    """The start with the smallest bandwidth, from its own up, whose draws keep the least leave-one-out ratio.
+
+    Arguments:
+        start: The start.
+        least: The least ratio.
+        near: The ratio of draws.
+        key: Their source.
+        draws: How many.
+    """
     for bandwidth in np.arange(start.bandwidth, 1.0, 0.05):
         wider = start.widened(float(bandwidth))
-        if not ratio(settled(wider.draw(draws, key), start.rows, marginals), start.rows) < least:
+        if not near(wider.draw(draws, key)) < least:
             return wider
     return start.widened(1.0)
 
@@ -112,18 +120,24 @@ def try_out(
         marginals: Whether points get the marginal distributions of the rows before they are judged.
         key: The source of splits, draws and networks.
     """
-    splits = min(4, max(2, math.ceil(16 / len(classes))))
+    splits = min(SPLITS, max(2, math.ceil(16 / len(classes))))
     tried = [part for number in range(splits) for part in _splits(classes, number, key.fold("split", number))]
     flows = () if "flow" not in methods else ("gaussian", "kde") if start == "auto" else (start,)
-    steps = (0, *grid(min(len(rows) for rows in classes)))
     curves: dict[str, np.ndarray] = {}  # energy distances, with shape (steps, classes on splits)
     for name in dict.fromkeys([*(name for name in methods if name != "flow"), *flows]):
-        laws = [make_start(name, part.fit, part.others, min_ratio, marginals, key) for part in tried]
+        laws = [fit_start(name, part.fit, part.others) for part in tried]
+        if name == "kde":
+            laws = [_wider(law, min_ratio, marginals, key.fold("width")) for law in laws]
         if name == "kde" and "gaussian" in curves and all(law.bandwidth == 1 for law in laws):
             curves[name] = curves["gaussian"][:1]  # the same law
             continue
-        points = [law.draw(DRAWS, key.fold("draws", i)) for i, law in enumerate(laws)]
-        curves[name] = _along(points, tried, steps if name in flows else steps[:1], settings, marginals, key)
+        draws = 200 if len(classes) < 3 else 100
+        points = [law.draw(draws, key.fold("draws", i)) for i, law in enumerate(laws)]
+        steps = tuple(step for step in STEPS if step <= (SOON if name in flows else 0))
+        curve = _along(points, tried, steps, settings, marginals, key)
+        if name in flows and curve.mean(1).argmin() > len(steps) - 3:
+            curve = _along(points, tried, STEPS, settings, marginals, key)
+        curves[name] = curve
     at_start = {name: float(curve[0].mean()) for name, curve in curves.items()}
     energies = {name: value for name, value in at_start.items() if name in methods}
     name = min((name for name in curves), key=lambda name: float(curves[name].mean(1).min()))
@@ -135,22 +149,19 @@ def try_out(
     chosen = next(i for i in range(least, best + 1) if _excess(curve[i] - curve[best]) <= 1)
     energies["flow"] = float(min(c[1:].mean(1).min() for c in curves.values() if len(c) > 1))
     reference = min((c[0] for c in curves.values()), key=lambda scores: float(scores.mean()))
-    return Trial(name, steps[chosen], energies, _excess(reference - curve[chosen]), splits)
+    return Trial(name, STEPS[chosen], energies, _excess(reference - curve[chosen]), splits)
 
 
 def _excess(differences: np.ndarray) -> float:
     """The mean of paired differences over its standard error."""
     if not differences.any():
         return 0.0
-    return float(differences.mean() / (differences.std(ddof=1) / math.sqrt(len(differences))))
+    error = differences.std(ddof=1) / math.sqrt(len(differences))
+    return float(differences.mean() / max(error, 1e-12))
 
 
-def make_start(
-    name: str, rows: np.ndarray, others: list[np.ndarray], min_ratio: float, marginals: bool, key: Key
-) -> Start:
-    """The start of a name; a ``kde`` is as wide as the least leave-one-out ratio asks for."""
-    law = fit_start(name, rows, others)
-    return wide_enough(law, min_ratio, marginals, key.fold("width")) if name == "kde" else law
+def _wider(law: Start, min_ratio: float, marginals: bool, key: Key) -> Start:
+    return wide_enough(law, min_ratio, lambda x: ratio(settled(x, law.rows, marginals), law.rows), key)
 
 
 def _splits(classes: Sequence[np.ndarray], number: int, key: Key) -> list[_Split]:

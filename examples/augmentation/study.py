@@ -112,11 +112,11 @@ class Task:
         return Key.of(self.seed).fold(self.part, self.data, self.n, self.method)
 
 
-def tasks(seeds: int, parts: Iterable[str]) -> Iterator[Task]:
-    for seed, part in itertools.product(range(seeds), parts):
+def tasks(seeds: range, parts: Iterable[str]) -> Iterator[Task]:
+    for seed, part in itertools.product(seeds, parts):
         for (data, n), method in itertools.product(CELLS[part], METHODS[part]):
             few = part == "cost" or (part, data) == ("paper", "mnist")
-            if not (few and seed >= FEW) and not (part == "paper" and data == "mnist" and method not in OURS):
+            if not (few and seed >= seeds[0] + FEW) and not (part == "paper" and data == "mnist" and method not in OURS):
                 yield Task(part, data, n, seed, method)
 
 
@@ -173,8 +173,8 @@ def sampled(task: Task, cell: Split, m: int) -> np.ndarray:
     if task.method == "oracle":
         return cell.scale(cloud(task.data, task.seed + 10_000, fresh=m).test)
     if task.method in OURS:
-        sampler = ParticleAugmenter(random_state=task.seed, **OURS[task.method]).fit(cell.x)
-        return cell.scale(np.asarray(sampler.sample(m)))
+        sampler = ParticleAugmenter(len(cell.x) + m, random_state=task.seed, **OURS[task.method])
+        return cell.scale(np.asarray(sampler.fit_resample(cell.x))[len(cell.x) :])
     return GENERATORS[task.method](cell.scale(cell.x), m, task.key.fold("method"))
 
 
@@ -310,6 +310,7 @@ def main() -> None:
     )
     names = {name for cells in CELLS.values() for name, _ in cells}
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--parts", default=",".join(CELLS))
     parser.add_argument("--only", help=f"data sets, of {', '.join(sorted(names))}")
     parser.add_argument("--sizes", default="", help="rows per class or in all, where a part has several")
@@ -328,7 +329,7 @@ def main() -> None:
             parser.error(f"{sorted(unknown)[0]!r} is none of {', '.join(sorted(known))}")
     options.output.mkdir(parents=True, exist_ok=True)
 
-    wanted = list(tasks(options.seeds, [part for part in CELLS if part in parts]))
+    wanted = list(tasks(range(options.first_seed, options.first_seed + options.seeds), [part for part in CELLS if part in parts]))
     wanted = [t for t in wanted if not only or t.data in only]
     wanted = [t for t in wanted if not options.sizes or str(t.n) in options.sizes.split(",")]
     wanted = [t for t in wanted if not methods or t.method in methods]

@@ -65,4 +65,4 @@ class Marginals:
         for j, x in enumerate(points.T):
             found[:, j] = np.interp(x, self.points[:, j], self.rows[:, j])
         below, above = np.minimum(points - self.points[0], 0), np.maximum(points - self.points[-1], 0)
-        return found + self.slope * (below + above)
+        return np.asarray(found + self.slope * (below + above))

@@ -35,7 +35,16 @@ class Layout:
         self.shape = (blocks, self.height)
         self.present = counts > 0
         self.blocks = list(order.split(counts.tolist()))
-        self.members = [block for block in self.blocks if len(block)]
+        self._weight: Tensor | None = None
+        self._parts: list[Cloud | None] = []
+
+    def parts(self, cloud: Cloud) -> list[Cloud | None]:
+        """The masses of the points of each block, as a cloud without places; made once, for clouds move and masses do not."""
+        if not self._parts or self._weight is not cloud.weight:
+            self._weight = cloud.weight
+            bare = cloud.at(cloud.x[:, :1])
+            self._parts = [bare.take(members) if len(members) else None for members in self.blocks]
+        return self._parts
 
     def stack(self, values: Tensor) -> Tensor:
         """Values with shape (n, …) as blocks with shape (B, height, …), and zeros elsewhere."""
@@ -110,20 +119,20 @@ class StackedPotential(Potential):
     def _reweighted(self, values: Tensor, q: Cloud, layout: Layout) -> Tensor:
         """The mass of each target point in the reweighted target of its block."""
         weights = torch.empty_like(values)
-        for members in layout.members:
-            own = q.take(members)
-            weights[members] = self.divergence.density(values[members], own) * own.mass
+        for members, own in zip(layout.blocks, layout.parts(q)):
+            if own is not None:
+                weights[members] = self.divergence.density(values[members], own) * own.mass
         return weights
 
     def _objective(self, on_p: Tensor, on_q: Tensor, p: Cloud, q: Cloud) -> Tensor:
-        blocks = zip(self._layout(p).blocks, self._layout(q).blocks)
-        return torch.stack(
-            [
-                self.divergence.objective(on_p[of_p], on_q[of_q], p.take(of_p), q.take(of_q))
-                for of_p, of_q in blocks
-                if len(of_p) and len(of_q)
-            ]
-        ).mean()
+        """The mean divergence of the blocks that have particles and target."""
+        in_p, in_q = self._layout(p), self._layout(q)
+        found = [
+            self.divergence.objective(on_p[of_p], on_q[of_q], part_p, part_q)
+            for of_p, of_q, part_p, part_q in zip(in_p.blocks, in_q.blocks, in_p.parts(p), in_q.parts(q))
+            if part_p is not None and part_q is not None
+        ]
+        return torch.stack(found).mean() if found else p.x.new_zeros(())
 
     @torch.inference_mode()
     def phi(self, cloud: Cloud) -> Tensor:
