@@ -16,9 +16,9 @@ from particles.blockwise import Flowed, FlowSettings, flow
 from particles.data.columns import Columns
 from particles.data.latent import Latent, latent
 from particles.data.marginals import Marginals
-from particles.data.starts import STARTS, Start, fit_start
+from particles.data.starts import STARTS, Law, fit_start
 from particles.keys import Key
-from particles.selection import LEAST, STEPS, Trial, ratio, try_out, wide_enough
+from particles.selection import LEAST, STEPS, TRIED, Trial, ratio, try_out, wide_enough
 
 logger = logging.getLogger("particles")
 
@@ -39,7 +39,7 @@ class Recipe:
 
     Arguments:
         method: ``gaussian``, ``kde`` or ``flow``; ``auto`` is the one nearest to rows left out.
-        start: Where the flow starts: one of ``STARTS``; ``auto`` is the better one of ``gaussian`` and ``kde``.
+        start: Where the flow starts: one of ``STARTS``; ``auto`` is the best of all but ``normal``.
         stop: ``auto`` ends the flow where it is nearest to rows left out, ``ratio`` where the leave-one-out ratio falls below
             ``min_ratio``, a number after so many steps.
         min_ratio: The least leave-one-out ratio: the median distance of a new row to its nearest training row, over that of a
@@ -96,12 +96,12 @@ class Choice:
         steps: The steps that they take; ``None`` for as many as the ratio allows, up to ``most``.
         most: That bound.
         floor: The least leave-one-out ratio on the way.
-        energies: The mean energy distance to rows left out, by method, in units of the flow; empty if not measured.
+        energies: The mean energy distance to rows left out, by start, and of the best flow, in units of the flow; empty if not measured.
         gain: By how many standard errors the flow was nearer than the start.
         reason: Why it stops there.
     """
 
-    start: Start
+    start: Law
     name: str
     steps: int | None
     most: int
@@ -189,7 +189,7 @@ class Augmentation:
                 rows = [np.unique(self.classes[c], axis=0) for c in members]
                 start = recipe.start
                 if not methods:  # a flow that is stopped by something else: its start alone is chosen
-                    methods, start = (("gaussian", "kde"), "auto") if start == "auto" else ((start,), start)
+                    methods, start = (TRIED, "auto") if start == "auto" else ((start,), start)
                 key = self.key.fold("trial", size)
                 trial = try_out(rows, methods, start, recipe.min_ratio, self.settings, self.settles, key)
             for c in members:
@@ -202,7 +202,7 @@ class Augmentation:
         if name == "auto":
             name = trial.start if trial is not None else "gaussian"
         law = fit_start(name, self.classes[c], others)
-        if name == "kde":
+        if len(self.members[c]) > 1:
             law = wide_enough(law, recipe.min_ratio, lambda x: self._near(c, x), self.key.fold("width", c))
         most = STEPS[-1]
         energies, gain = (trial.energies, trial.gain) if trial is not None else ({}, math.nan)

@@ -15,12 +15,19 @@ import torch
 from particles.blockwise import FlowSettings, flow
 from particles.cloud import Cloud
 from particles.data.marginals import Marginals
-from particles.data.starts import Start, fit_start, neighbour_distance
+from particles.data.starts import Law, fit_start, neighbour_distance
 from particles.keys import Key
 from particles.metrics.energy import energy_distance
 
 LEAST = 8
 """Classes with fewer rows than this are too small to leave a quarter of them out."""
+TRIED = ("gaussian", "kde", "bootstrap", "mixed")
+"""The starts that ``auto`` compares."""
+SAFE = "mixed"
+"""The one that it takes for classes with fewer than ``PLENTY`` rows, unless another is better by ``EVIDENCE`` standard errors: on a few
+rows left out the best is often so by chance."""
+PLENTY = 50
+EVIDENCE = 2.0
 SPLITS = 6
 """The most splits; many classes need fewer."""
 
@@ -32,7 +39,7 @@ class Trial:
     Arguments:
         start: The name of the best start.
         steps: The best number of steps from there; 0 if the start itself is best.
-        energies: The mean energy distance to the rows left out, by method, in flow units: ``gaussian``, ``kde``, ``flow``.
+        energies: The mean energy distance to the rows left out, by start, and of the best flow, in flow units.
         gain: By how much the flow is nearer to them than the best start, over its standard error; NaN if not compared.
         splits: The number of splits.
     """
@@ -65,8 +72,8 @@ def settled(points: np.ndarray, rows: np.ndarray, marginals: bool) -> np.ndarray
     return points if maps is None else maps(points)
 
 
-def wide_enough(start: Start, least: float, near: Callable[[np.ndarray], float], key: Key, draws: int = 200) -> Start:
-    """The start with the smallest bandwidth, from its own up, whose draws keep the least leave-one-out ratio.
+def wide_enough(start: Law, least: float, near: Callable[[np.ndarray], float], key: Key, draws: int = 200) -> Law:
+    """The start with the least bandwidth, from its own up, whose draws keep the least leave-one-out ratio; the widest if none does.
 
     Arguments:
         start: The start.
@@ -75,11 +82,10 @@ def wide_enough(start: Start, least: float, near: Callable[[np.ndarray], float],
         key: Their source.
         draws: How many.
     """
-    for bandwidth in np.arange(start.bandwidth, 1.0, 0.05):
-        wider = start.widened(float(bandwidth))
-        if not near(wider.draw(draws, key)) < least:
-            return wider
-    return start.widened(1.0)
+    for law in start.wider:
+        if not near(law.draw(draws, key)) < least:
+            break
+    return law
 
 
 def energy(points: np.ndarray, rows: np.ndarray) -> float:
@@ -106,15 +112,15 @@ def try_out(
     marginals: bool,
     key: Key,
 ) -> Trial:
-    """Compares starts and numbers of steps on rows that are left out in turn, for classes of about one size.
+    """Compares starts, and numbers of steps from the best one, on rows that are left out in turn, for classes of about one size.
 
-    The least mean energy distance wins; among numbers of steps, the fewest that are within one standard error of the
+    The least mean energy distance wins, but for small classes, for which ``SAFE`` is taken unless it is clearly worse; among numbers of steps, the fewest that are within one standard error of the
     best (of the paired differences over classes and splits), since further steps only copy.
 
     Arguments:
         classes: The rows of each class, with shape (n_c, d), each of at least ``LEAST``.
         methods: Which of ``gaussian``, ``kde``, ``flow`` to compare.
-        start: The start of the flow, or ``auto`` for the better one of ``gaussian`` and ``kde``.
+        start: The start of the flow, or ``auto`` for the best one of ``TRIED``.
         min_ratio: The least leave-one-out ratio of a start.
         settings: The flow's.
         marginals: Whether points get the marginal distributions of the rows before they are judged.
@@ -122,34 +128,32 @@ def try_out(
     """
     splits = min(SPLITS, max(2, math.ceil(16 / len(classes))))
     tried = [part for number in range(splits) for part in _splits(classes, number, key.fold("split", number))]
-    flows = () if "flow" not in methods else ("gaussian", "kde") if start == "auto" else (start,)
+    flows = () if "flow" not in methods else TRIED if start == "auto" else (start,)
+    names = list(dict.fromkeys([*(name for name in methods if name != "flow"), *flows]))
+    draws = 200 if len(classes) < 3 else 100
+    points: dict[str, list[np.ndarray]] = {}
     curves: dict[str, np.ndarray] = {}  # energy distances, with shape (steps, classes on splits)
-    for name in dict.fromkeys([*(name for name in methods if name != "flow"), *flows]):
-        laws = [fit_start(name, part.fit, part.others) for part in tried]
-        if name == "kde":
-            laws = [_wider(law, min_ratio, marginals, key.fold("width")) for law in laws]
-        if name == "kde" and "gaussian" in curves and all(law.bandwidth == 1 for law in laws):
-            curves[name] = curves["gaussian"][:1]  # the same law
-            continue
-        draws = 200 if len(classes) < 3 else 100
-        points = [law.draw(draws, key.fold("draws", i)) for i, law in enumerate(laws)]
-        steps = tuple(step for step in STEPS if step <= (SOON if name in flows else 0))
-        curve = _along(points, tried, steps, settings, marginals, key)
-        if name in flows and curve.mean(1).argmin() > len(steps) - 3:
-            curve = _along(points, tried, STEPS, settings, marginals, key)
-        curves[name] = curve
-    at_start = {name: float(curve[0].mean()) for name, curve in curves.items()}
-    energies = {name: value for name, value in at_start.items() if name in methods}
-    name = min((name for name in curves), key=lambda name: float(curves[name].mean(1).min()))
+    for name in names:
+        laws = [
+            _wider(fit_start(name, part.fit, part.others), min_ratio, marginals, key.fold("width")) for part in tried
+        ]
+        points[name] = [law.draw(draws, key.fold("draws", i)) for i, law in enumerate(laws)]
+        curves[name] = _along(points[name], tried, STEPS[:1], settings, marginals, key)
+    energies = {name: float(curve.mean()) for name, curve in curves.items()}
+    name = min(energies, key=lambda name: energies[name])
+    few = min(len(rows) for rows in classes) < PLENTY
+    if few and SAFE in curves and _excess(curves[SAFE][0] - curves[name][0]) <= EVIDENCE:
+        name = SAFE
     if "flow" not in methods:
         return Trial(name, 0, energies, math.nan, splits)
-    curve = curves[name]
+    curve = _along(points[name], tried, [step for step in STEPS if step <= SOON], settings, marginals, key)
+    if curve.mean(1).argmin() > len(curve) - 3:
+        curve = _along(points[name], tried, STEPS, settings, marginals, key)
     least = 1 if methods == ("flow",) else 0
     best = least + int(curve[least:].mean(1).argmin())
     chosen = next(i for i in range(least, best + 1) if _excess(curve[i] - curve[best]) <= 1)
-    energies["flow"] = float(min(c[1:].mean(1).min() for c in curves.values() if len(c) > 1))
-    reference = min((c[0] for c in curves.values()), key=lambda scores: float(scores.mean()))
-    return Trial(name, STEPS[chosen], energies, _excess(reference - curve[chosen]), splits)
+    energies["flow"] = float(curve[1:].mean(1).min())
+    return Trial(name, STEPS[chosen], energies, _excess(curve[0] - curve[chosen]), splits)
 
 
 def _excess(differences: np.ndarray) -> float:
@@ -160,7 +164,7 @@ def _excess(differences: np.ndarray) -> float:
     return float(differences.mean() / max(error, 1e-12))
 
 
-def _wider(law: Start, min_ratio: float, marginals: bool, key: Key) -> Start:
+def _wider(law: Law, min_ratio: float, marginals: bool, key: Key) -> Law:
     return wide_enough(law, min_ratio, lambda x: ratio(settled(x, law.rows, marginals), law.rows), key)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 FEW = 8
 """Classes with fewer distinct rows than this say too little about the distribution of a coordinate."""
+PLENTY = 50
+"""Classes with fewer rows than this say too little about one whose entries are all different."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Marginals:
             of_points[:, chosen] = np.quantile(points[:, chosen], levels, axis=0, method="hazen")
             of_rows[:, chosen] = np.quantile(rows[:, chosen], levels, axis=0, method="hazen")
             slope[chosen] = rows[:, chosen].std(0)
+        if len(rows) < PLENTY:
+            of_rows[:, ~tied], slope[~tied] = of_points[:, ~tied], deviation[~tied]
         for j in np.flatnonzero(missing.any(0)):
             known, levels = rows[~missing[:, j], j], (np.arange(count) + 0.5) / count
             of_points[:, j] = of_rows[:, j] = np.quantile(points[:, j], levels, method="hazen")

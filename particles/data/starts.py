@@ -10,13 +10,14 @@ the shrunk Gaussian, smaller ones are smoothed bootstraps (Silverman, 1986, Sect
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from particles.keys import Key
 
-STARTS = ("gaussian", "kde", "bootstrap", "normal")
+STARTS = ("gaussian", "kde", "bootstrap", "mixed", "normal")
 TINY = 6
 """Classes with fewer distinct rows than this take the covariance of all classes, each about its own mean."""
 
@@ -77,7 +78,7 @@ class Start:
     Arguments:
         rows: The rows that it was fitted to, with shape (n, d).
         spread: The covariance of its noise.
-        bandwidth: The share h of the noise, from 0 to 1.
+        bandwidth: The share h of the noise, from 0 to 1; without shrinking the factor of its length.
         shrinks: Whether rows are drawn towards their mean so that the covariance stays what it was.
     """
 
@@ -99,16 +100,55 @@ class Start:
         noise = self.spread.noise(count, generator)
         return np.asarray(mean + pull * (self.rows[index] - mean) + self.bandwidth * noise)
 
-    def widened(self, bandwidth: float) -> Start:
-        """The same law with at least this bandwidth."""
-        return Start(self.rows, self.spread, max(bandwidth, self.bandwidth), self.shrinks)
+    @property
+    def wider(self) -> Iterator[Start]:
+        """The same law with its bandwidth, and with larger ones: up to the Gaussian, or to twice the noise."""
+        top = 1.0 if self.shrinks else 2 * self.bandwidth
+        for bandwidth in (*np.arange(self.bandwidth, top, 0.05 if self.shrinks else 0.1), top):
+            yield replace(self, bandwidth=float(bandwidth))
 
 
-def fit_start(name: str, rows: np.ndarray, others: list[np.ndarray] | None = None) -> Start:
+@dataclass(frozen=True)
+class Mixture:
+    """Draws of two laws in equal parts.
+
+    Arguments:
+        first: The one.
+        second: The other.
+    """
+
+    first: Start
+    second: Start
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self.first.rows
+
+    @property
+    def bandwidth(self) -> float:
+        return self.first.bandwidth
+
+    def draw(self, count: int, key: Key) -> np.ndarray:
+        """That many draws, with shape (count, d), in random order."""
+        half = count - count // 2
+        drawn = [self.first.draw(half, key.fold("first")), self.second.draw(count - half, key.fold("second"))]
+        return np.asarray(np.concatenate(drawn)[key.fold("order").numpy().permutation(count)])
+
+    @property
+    def wider(self) -> Iterator[Mixture]:
+        """The same with a wider first law."""
+        return (replace(self, first=law) for law in self.first.wider)
+
+
+Law = Start | Mixture
+
+
+def fit_start(name: str, rows: np.ndarray, others: list[np.ndarray] | None = None) -> Law:
     """The law of a name, fitted to the rows of a class.
 
     ``gaussian`` is the shrunk Gaussian; ``kde`` has the bandwidth of the largest leave-one-out likelihood; ``bootstrap`` adds
-    round noise of the length of the median distance to the nearest other row; ``normal`` has the mean and the total variance of the
+    round noise of the length of the median distance to the nearest other row; ``mixed`` is half of the one and half of ``gaussian``,
+    near to the rows where these say much and beyond them where they say little; ``normal`` has the mean and the total variance of the
     rows, and no shape.
 
     Arguments:
@@ -134,9 +174,10 @@ def fit_start(name: str, rows: np.ndarray, others: list[np.ndarray] | None = Non
     if name == "normal":
         deviation = np.sqrt((np.square(spread.factor).sum() + d * spread.floor**2) / d)
         return Start(rows, Spread(np.zeros((1, d)), float(deviation)), 1.0)
-    if name == "bootstrap":
+    if name in ("bootstrap", "mixed"):
         length = neighbour_distance(rows) or neighbour_distance(centred)  # a single row: as far apart as the others are
-        return Start(rows, Spread(np.zeros((1, d)), length / np.sqrt(d)), 1.0, shrinks=False)
+        jittered = Start(rows, Spread(np.zeros((1, d)), length / np.sqrt(d)), 1.0, shrinks=False)
+        return jittered if name == "bootstrap" else Mixture(jittered, Start(rows, spread, 1.0))
     return Start(rows, spread, 1.0 if name == "gaussian" else best_bandwidth(rows, spread))
 
 
