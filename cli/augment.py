@@ -208,14 +208,14 @@ class _Table:
         import numpy as np
         import pandas as pd
 
-        from particles.quality import _continuous
+        from particles.data.kinds import is_continuous
 
         frame = _read(path, label)
         if len(frame) < 2:
             raise ValueError(
                 f"{path} has {len(frame)} row{'s' * (len(frame) != 1)}; at least 2 are needed to learn from"
             )
-        if label is None or (_continuous(frame[label]) and not declared):
+        if label is None or (is_continuous(frame[label]) and not declared):
             return _Table(path, frame, label, frame, np.zeros(len(frame), dtype=np.intp), None)
         features = frame.drop(columns=label)
         if features.empty:

@@ -145,9 +145,11 @@ class Augmentation:
             record: Whether to keep the discriminators, for ``sample``.
 
         Raises:
-            ValueError: If a column cannot be used, no column varies, or there is nothing to learn a spread from.
+            ValueError: If nothing is asked for and nothing kept, a column cannot be used, no column varies, or there is nothing to learn a spread from.
             Diverged: If the flow does.
         """
+        if not record and not any(counts):
+            raise ValueError("counts are all 0, so there is nothing to make: ask for at least one row of some class")
         self.recipe, self.key = recipe, key
         self.names = list(names) if names is not None else list(range(len(counts)))
         self.columns = Columns.fit(frame, group=group, categorical=recipe.categorical, scale=recipe.scale, name=name)

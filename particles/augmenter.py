@@ -23,6 +23,7 @@ from sklearn.utils import InputTags, Tags
 from particles import names
 from particles.augmentation import NOT_PRIVATE, Augmentation, Recipe
 from particles.blockwise import FlowSettings
+from particles.data.kinds import is_continuous
 from particles.keys import Key
 from particles.run.loop import Diverged, Interrupted
 
@@ -371,7 +372,7 @@ class _Table:
             raise ValueError(
                 f"y is missing (NaN) in row {int(values.isna().to_numpy().argmax())}; drop the row or fill it in"
             )
-        if not classes and _continuous(values):
+        if not classes and is_continuous(values):
             return _Table(given, y, "values", frame.assign(**{_free(frame): values.to_numpy()}), alone, [0], listed)
         try:
             found, group = np.unique(values.to_numpy(), return_inverse=True)
@@ -483,15 +484,6 @@ def _one_column(y: Any) -> pd.Series:
     if array.dtype.kind == "c":
         raise ValueError("Complex data not supported: y must hold classes or real numbers")
     return pd.Series(array.ravel()).infer_objects()
-
-
-def _continuous(values: pd.Series) -> bool:
-    """Whether these are values, not classes: numbers with fractions, or many different whole ones."""
-    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
-        return False
-    found = values.to_numpy(dtype=np.float64)
-    different = len(np.unique(found))
-    return bool((found != np.rint(found)).any()) or different > 50 or different > max(20, len(found) / 2)
 
 
 def _free(frame: pd.DataFrame) -> str:

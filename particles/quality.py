@@ -14,7 +14,7 @@ import torch
 from particles.cloud import Cloud
 from particles.data.column import Column
 from particles.data.columns import Columns
-from particles.data.kinds import Levels
+from particles.data.kinds import Levels, is_continuous
 from particles.keys import Key
 from particles.metrics.coverage import expected_coverage, overlap
 from particles.metrics.energy import energy_distance
@@ -29,8 +29,6 @@ MARK = "synthetic"
 """The column that marks synthetic rows."""
 ALL = "all rows"
 """The group of all rows, beside those of the classes."""
-CLASSES = 50
-"""Whole numbers of more different values than this are a continuous label."""
 NEIGHBOURS = 5
 """The k of precision, recall, density and coverage."""
 NOT_PRIVATE = "None of these figures is a guarantee of privacy: rows that are no copies can still give a person away."
@@ -214,7 +212,8 @@ def evaluate(
         real: The rows that the synthetic ones were made from.
         synthetic: The synthetic rows; of a table with a column ``synthetic`` those that it marks.
         holdout: Rows of the same law that had no part in making them. Without any, fidelity is not measured.
-        label: The column of classes, or of a continuous target: numbers with fractions, or more than 50 whole ones.
+        label: The column of classes, or of a continuous target: numbers with fractions, or many whole ones
+            (``is_continuous``).
         categorical: The columns of numbers that are names of categories.
         key: The source of subsamples, folds, forests and the bootstrap.
         size: The most rows of a table that distances are measured on; copying is looked for in all real rows.
@@ -227,7 +226,7 @@ def evaluate(
     warnings: list[str] = list(_columns_match(tables))
     tables = {name: frame[list(tables["real"].columns)].reset_index(drop=True) for name, frame in tables.items()}
     _check_names(tables, label, categorical)
-    continuous = label is not None and _continuous(tables["real"][label])
+    continuous = label is not None and is_continuous(tables["real"][label])
     classes = {} if label is None or continuous else _classes(tables, label)
     features = [name for name in tables["real"].columns if continuous or name != label]
     if not features:
@@ -311,13 +310,6 @@ def _check_names(tables: dict[str, pd.DataFrame], label: str | None, categorical
             raise ValueError(
                 f"{int(missing.sum())} of the {_spelt(name)} rows have no label {label!r}; fill it in or drop them"
             )
-
-
-def _continuous(label: pd.Series) -> bool:
-    if pd.api.types.is_bool_dtype(label) or not pd.api.types.is_numeric_dtype(label):
-        return False
-    values = label.to_numpy(dtype=np.float64)
-    return bool((values != np.rint(values)).any()) or len(np.unique(values)) > CLASSES
 
 
 def _classes(tables: dict[str, pd.DataFrame], label: str) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from sklearn.impute import KNNImputer
 from sklearn.preprocessing import StandardScaler
 
 from particles.data.columns import Columns
+from particles.data.kinds import CLASSES, is_continuous
 from particles.data.skew import Bend
 from particles.data.support import Grid, Support
 from particles.data.tables import read_frame, read_table
@@ -861,3 +862,29 @@ def test_read_frame_refuses_as_read_table_does(tmp_path):
             read(tmp_path / "data.csv", label="c")
         with pytest.raises(FileNotFoundError, match="no such file"):
             read(tmp_path / "nothing.csv")
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("entries", "continuous"),
+    [
+        ([0.5, 1.0, 2.0], True),
+        ([0.0, 1.0, 1e300], False),  # whole, if large
+        (list(range(20)), False),
+        (list(range(21)), True),  # more than 20, and more than half of the entries
+        (list(range(21)) * 2, False),  # half of them, not more
+        ([*list(range(21)) * 2][:-1], True),
+        (list(range(CLASSES)) * 3, False),
+        (list(range(CLASSES + 1)) * 3, True),
+        ([True, False, True], False),
+        (["1.5", "2.5"], False),
+        (pd.array([1, 2, None], dtype="Int64"), False),
+        ([1.0, np.nan, 2.0], False),
+        ([1.5, np.nan], True),
+        (pd.Categorical([1.5, 2.5]), False),
+    ],
+)
+def test_which_labels_are_values(entries, continuous):
+    assert is_continuous(pd.Series(entries)) is continuous

@@ -225,6 +225,21 @@ def test_round_trips(copied, training):
         assert torch.equal(network.eval().push(x)[0], before)
 
 
+@pytest.mark.parametrize("way", ["double", "to", "half and back"])
+def test_bounded_weights_follow_a_change_of_type(way):
+    network = perturbed(make(2, 3, dtype=torch.float32)).eval()
+    if way == "half and back":  # rounds the weights
+        network.bfloat16().double()
+    else:
+        network.double() if way == "double" else network.to(torch.float64)
+    x = torch.stack([normal(5, 3, f"x{b}") for b in range(2)])
+    found = network.push(x)[0]
+    assert found.dtype == torch.float64
+    for b in range(2):  # to double precision, which weights bounded in single precision are not
+        torch.testing.assert_close(found[b], plain(network, b, x[b]), rtol=1e-12, atol=1e-12)
+    assert network.train().float().settled == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

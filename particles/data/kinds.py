@@ -16,6 +16,9 @@ DATE_PATTERNS = (
 )
 """The ISO 8601 forms that text is recognised as dates by: all entries of a column in one of them."""
 
+CLASSES = 50
+"""More different whole numbers than this are values, not classes."""
+
 _PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
@@ -241,6 +244,18 @@ def recognise(where: str, series: pd.Series, declared: bool) -> tuple[str, Form]
             f"drop the column, or declare it as categorical"
         )
     return "categorical", form
+
+
+def is_continuous(entries: pd.Series) -> bool:
+    """Whether the entries of a label are values, not classes: numbers with fractions, or many different whole ones.
+
+    Many are more than ``CLASSES``, or more than 20 that are more than half of the entries. Missing ones do not count.
+    """
+    if not pd.api.types.is_numeric_dtype(entries) or pd.api.types.is_bool_dtype(entries):
+        return False
+    found = entries.dropna().to_numpy(dtype=np.float64)
+    different = len(np.unique(found))
+    return bool((found != np.rint(found)).any()) or different > CLASSES or different > max(20, len(found) / 2)
 
 
 def filled(values: Any, missing: np.ndarray, dtype: Any, absent: Any) -> Any:

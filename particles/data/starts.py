@@ -4,8 +4,10 @@ All of them are one family. A draw is a row, drawn towards the mean, with noise 
 
 .. math:: y = \bar x + \sqrt{1 - h^2}\, (x_i - \bar x) + h\, \xi, \qquad \xi \sim N(0, \Sigma),
 
-with Σ the covariance of Ledoit and Wolf (2004), so that mean and covariance of the draws do not depend on the bandwidth h: h = 1 is
-the shrunk Gaussian, smaller ones are smoothed bootstraps (Silverman, 1986, Section 6.4.1), h = 0 is copying.
+with Σ the covariance of Ledoit and Wolf (2004) of n - 1 degrees of freedom. Draws have the mean of the rows and the covariance
+(1 - h²) S + h² Σ, with S that of the rows, which divides by n. As trace Σ = n / (n - 1) trace S, the total variance grows with the
+bandwidth h from that of the rows to its unbiased estimate: h = 1 is the shrunk Gaussian, smaller ones are smoothed bootstraps
+(Silverman, 1986, Section 6.4.1), h = 0 is copying. (Classes that borrow the spread of others have the trace of the pooled rows.)
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ class Spread:
     def whiten(self, x: np.ndarray) -> np.ndarray:
         """Coordinates of the rows in which Euclidean distances are those of Mahalanobis.
 
-        Directions in which the rows do not differ are left out: at most n - 1 coordinates remain.
+        Directions in which neither these rows nor those of the factor differ are left out. Without pooling, that is with a factor
+        of the n rows themselves, at most n - 1 coordinates remain; rows of other classes in the factor add theirs.
         """
         centred = x - x.mean(0)
         _, lengths, axes = np.linalg.svd(np.concatenate((centred, self.factor)), full_matrices=False)
@@ -79,7 +82,7 @@ class Start:
         rows: The rows that it was fitted to, with shape (n, d).
         spread: The covariance of its noise.
         bandwidth: The share h of the noise, from 0 to 1; without shrinking the factor of its length.
-        shrinks: Whether rows are drawn towards their mean so that the covariance stays what it was.
+        shrinks: Whether rows are drawn towards their mean, which makes room for the variance of the noise.
     """
 
     rows: np.ndarray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,12 @@ class StackedNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> StackedNetwork:
         super().train(mode)
+        self._settle()
+        return self
+
+    def _apply(self, *arguments: Any, **options: Any) -> StackedNetwork:
+        """After a change of type or device the bounded weights are those of the new weights."""
+        super()._apply(*arguments, **options)
         self._settle()
         return self
 
