@@ -11,10 +11,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from particles.augmenter import ParticleAugmenter as ParticleAugmenter
     from particles.build import Simulation as Simulation
     from particles.cloud import Cloud as Cloud
+    from particles.data.autoencoder import AutoencoderLatent as AutoencoderLatent
+    from particles.data.autoencoder import ConvAutoencoderLatent as ConvAutoencoderLatent
+    from particles.data.columns import Columns as Columns
+    from particles.data.latent import Latent as Latent
+    from particles.data.latent import PCALatent as PCALatent
+    from particles.data.latent import UserLatent as UserLatent
     from particles.data.tables import Schema as Schema
     from particles.data.tables import Table as Table
+    from particles.data.tables import read_frame as read_frame
     from particles.data.tables import read_table as read_table
     from particles.divergences import KL as KL
     from particles.divergences import W1 as W1
@@ -46,6 +54,7 @@ if TYPE_CHECKING:
     from particles.metrics.summary import summarise as summarise
     from particles.metrics.transport import sinkhorn as sinkhorn
     from particles.metrics.transport import w2 as w2
+    from particles.networks.conv import ConvNetwork as ConvNetwork
     from particles.networks.dense import DenseNetwork as DenseNetwork
     from particles.networks.timed import TimedNetwork as TimedNetwork
     from particles.plot.comparison import comparison as comparison
@@ -66,6 +75,8 @@ if TYPE_CHECKING:
     from particles.processes import Evolve as Evolve
     from particles.processes import State as State
     from particles.processes import Train as Train
+    from particles.quality import Quality as Quality
+    from particles.quality import evaluate as evaluate
     from particles.run.loop import Diverged as Diverged
     from particles.run.loop import Interrupted as Interrupted
     from particles.run.loop import simulate as simulate
@@ -91,7 +102,13 @@ _HOMES = {
     "build": ["Simulation"],
     "specification": ["Specification"],
     "cloud": ["Cloud"],
-    "data.tables": ["Schema", "Table", "read_table"],
+    "data.tables": ["Schema", "Table", "read_frame", "read_table"],
+    "augmenter": ["ParticleAugmenter"],
+    "quality": ["Quality", "evaluate"],
+    "data.columns": ["Columns"],
+    "networks.conv": ["ConvNetwork"],
+    "data.latent": ["Latent", "PCALatent", "UserLatent"],
+    "data.autoencoder": ["AutoencoderLatent", "ConvAutoencoderLatent"],
     "divergences": ["Alpha", "Divergence", "JensenShannon", "KL", "ReverseKL", "W1"],
     "flows.base": ["Flow"],
     "flows.gradient": ["GradientFlow"],

@@ -18,11 +18,13 @@ def folder(tmp_path, monkeypatch):
     frame = pd.DataFrame({"a": range(40), "b": [i**2 / 7 for i in range(40)]})
     for name in ("data.csv", "before.csv", "after.csv", "new.csv"):
         frame.to_csv(name, index=False)
-    frame.assign(**{"class": ["u", "v"] * 20}).to_csv("labelled.csv", index=False)
+    for name in ("labelled.csv", "train.csv"):
+        frame.assign(**{"class": ["u", "v"] * 20}).to_csv(name, index=False)
+    frame.assign(a=frame["a"] + 0.5, **{"class": ["u", "v"] * 20}).to_csv("test.csv", index=False)
 
 
 def test_library_examples_run(capsys):
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     names: dict = {}
     for block in BLOCKS:
         exec(block.replace("300)", "20)").replace("300,", "20,"), names)
@@ -30,6 +32,8 @@ def test_library_examples_run(capsys):
     assert 0 < distance < 2.5  # from 4 or so at the start
     assert abs(divergence) < 1
     assert list(names["frame"].columns) == ["a", "b", "class"]
+    assert len(names["more"]) == 40
+    assert [row["class"] for row in names["evidence"]] == [0, 1]
     assert names["run"].trajectory.shape[2] == 2
 
 
@@ -41,7 +45,7 @@ def test_commands_run_one_after_the_other():
         f"PARTICLES_{command}_{name}": value for command in ("SIMULATE", "COMPARE") for name, value in small.items()
     }
     commands = [line.partition("#")[0].partition("|")[0].split() for line in block.splitlines()]
-    assert len(commands) == 15
+    assert len(commands) == 17
     for words in commands:
         found = CliRunner().invoke(main, words[1:], env=environment, auto_envvar_prefix="PARTICLES")
         assert found.exit_code == 0, (words, found.output)
@@ -49,12 +53,13 @@ def test_commands_run_one_after_the_other():
     assert len(pd.read_csv("runs/more/carried.csv")) == 500
     assert len(pd.read_csv("runs/labelled/particles.csv")) == 200
     assert len(pd.read_csv("moved.csv")) == 40
+    assert pd.read_csv("augmented.csv")["synthetic"].sum() == 80
 
 
 def test_options_that_are_named_exist():
-    from particles.cli import compare, simulate, transport
+    from particles.cli import augment, compare, evaluate, simulate, transport
 
-    commands = (simulate.command, compare.command, transport.command)
+    commands = (module.command for module in (augment, compare, evaluate, simulate, transport))
     parameters = [parameter for command in commands for parameter in command.params]
     options = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
     usage, _, _ = TEXT.partition("## What was measured")  # the examples have options of their own

@@ -21,6 +21,7 @@ from rivals import NAMES
 QUALITY = {
     "energy": "energy",
     "energy_v": "energy, V",
+    "energy_law": "energy of 3,000",
     "w2": "W2",
     "variance_ratio": "variance",
     "recall": "recall",
