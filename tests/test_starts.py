@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist, pdist
 from sklearn.covariance import LedoitWolf
 
-from particles.data.starts import STARTS, TINY, Spread, Start, best_bandwidth, fit_start, neighbour_distance
+from particles.data.starts import STARTS, TINY, Mixture, Spread, Start, best_bandwidth, fit_start, neighbour_distance
 from particles.keys import Key
 
 KEY = Key.of(0)
@@ -25,7 +25,9 @@ def covariance(spread):
 
 
 def expected_covariance(start):
-    """Of draws that use every row equally often: that of the pulled rows, and that of the noise."""
+    """Of draws that use every row equally often: that of the pulled rows, and that of the noise; of a mixture the mean."""
+    if isinstance(start, Mixture):  # its parts have one mean
+        return (expected_covariance(start.first) + expected_covariance(start.second)) / 2
     pull = 1 - start.bandwidth**2 if start.shrinks else 1
     return pull * np.cov(start.rows.T, bias=True) + start.bandwidth**2 * covariance(start.spread)
 
@@ -93,6 +95,15 @@ def test_whitened_distances_with_fewer_rows_than_columns(n, d):
     np.testing.assert_allclose(cdist(z, z, "sqeuclidean"), exact, rtol=1e-7, atol=1e-7)
 
 
+def test_pooled_rows_add_their_directions():
+    own, other = sample(4, 30), sample(20, 30, "other")
+    spread = Spread.fit(np.concatenate((own - own.mean(0), other - other.mean(0))), 22)
+    z = spread.whiten(own)
+    assert z.shape == (4, 3 + 19)
+    inverse = np.linalg.inv(covariance(spread))
+    np.testing.assert_allclose(cdist(z, z), cdist(own, own, "mahalanobis", VI=inverse), rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("bandwidth", [0.0, 0.3, 0.8, 1.0])
 def test_moments_of_draws_are_those_of_total_covariance(bandwidth):
     x = sample(40, 3)
@@ -109,6 +120,9 @@ def test_moments_of_fitted_starts(name):
     x = sample(30, 3)
     start = fit_start(name, x)
     assert_moments(start.draw(60_000, KEY), x.mean(0), expected_covariance(start))
+    if name in ("gaussian", "kde", "normal"):  # from the variance of the rows, at h = 0, to its unbiased estimate
+        h, total = start.bandwidth, x.var(0).sum()
+        assert np.trace(expected_covariance(start)) == pytest.approx(total * (1 - h**2 + h**2 * 30 / 29))
 
 
 def test_what_each_start_is():
@@ -127,6 +141,34 @@ def test_what_each_start_is():
     # Noise on a row, without a pull to the mean, whose squared length is that of the median distance in the mean.
     assert not bootstrap.shrinks
     np.testing.assert_allclose(covariance(bootstrap.spread), np.eye(4) * length**2 / 4, rtol=1e-10, atol=1e-12)
+    mixed = fit_start("mixed", x)  # half of the bootstrap, half of the Gaussian
+    assert isinstance(mixed, Mixture)
+    for part, whole in ((mixed.first, bootstrap), (mixed.second, gaussian)):
+        assert (part.bandwidth, part.shrinks) == (whole.bandwidth, whole.shrinks)
+        np.testing.assert_array_equal(part.rows, x)
+        np.testing.assert_array_equal(covariance(part.spread), covariance(whole.spread))
+    np.testing.assert_array_equal(mixed.rows, x)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 41, 400])
+def test_a_mixture_has_equal_parts_in_random_order(count):
+    """With parts that lie apart it can be seen where a draw came from."""
+    tight = Spread(np.zeros((1, 2)), 1e-3)
+    draws = Mixture(Start(np.zeros((3, 2)), tight, 1.0), Start(np.full((3, 2), 9.0), tight, 1.0)).draw(count, KEY)
+    assert draws.shape == (count, 2)
+    second = draws[:, 0] > 4
+    assert second.sum() == count // 2
+    np.testing.assert_allclose(draws, np.where(second, 9.0, 0.0)[:, None] * np.ones(2), atol=0.01)
+    if count == 400:  # the number of runs of a random order, within five standard errors
+        runs = 1 + (second[1:] != second[:-1]).sum()
+        assert abs(runs - 201) < 5 * np.sqrt(200 * 199 / 399)
+
+
+def test_parts_of_a_mixture_share_no_noise():
+    """The same law twice: as many different draws, uncorrelated."""
+    part = Start(np.zeros((1, 1)), Spread(np.zeros((1, 1)), 1.0), 1.0)
+    draws = Mixture(part, part).draw(2_000, KEY)
+    assert len(np.unique(draws)) == 2_000
 
 
 @given(n=st.integers(1, 30), count=st.integers(0, 100), seed=st.integers(0, 10**6))
@@ -243,6 +285,9 @@ def test_a_single_row_takes_its_spread_from_others():
         np.testing.assert_allclose(
             covariance(jitter.spread), np.eye(3) * neighbour_distance(others[0]) ** 2 / 3, rtol=1e-9
         )
+        mixed = fit_start("mixed", row, others)
+        expected = (covariance(jitter.spread) + theirs) / 2
+        assert_moments(mixed.draw(20_000, KEY), row[0], expected)
 
 
 @pytest.mark.parametrize("name", STARTS)
@@ -253,7 +298,7 @@ def test_one_row_alone_is_refused(name):
 
 
 def test_unknown_start_is_refused():
-    with pytest.raises(ValueError, match="start 'smote' is not one of gaussian, kde, bootstrap, normal"):
+    with pytest.raises(ValueError, match="start 'smote' is not one of gaussian, kde, bootstrap, mixed, normal"):
         fit_start("smote", sample(9, 2))
 
 
@@ -262,7 +307,8 @@ def test_ten_images(name):
     """Few rows in many dimensions: noise reaches all of them, and no matrix of d by d is needed."""
     x = sample(10, 784)
     start = fit_start(name, x)
-    assert start.spread.factor.shape in ((10, 784), (1, 784))
+    for part in (start.first, start.second) if isinstance(start, Mixture) else (start,):
+        assert part.spread.factor.shape in ((10, 784), (1, 784))
     draws = start.draw(2_000, KEY)
     assert np.isfinite(draws).all()
     assert np.linalg.matrix_rank(draws[:800] - draws[:800].mean(0)) == 784
@@ -277,7 +323,26 @@ def test_the_key_decides_the_draws(name):
     assert not (start.draw(30, KEY) == start.draw(30, KEY.fold("other"))).any()
 
 
-def test_widening_never_narrows():
-    start = Start(sample(9, 2), Spread(np.eye(2), 0.0), 0.4)
-    assert (start.widened(0.2).bandwidth, start.widened(0.9).bandwidth) == (0.4, 0.9)
-    assert start.widened(0.9).spread is start.spread
+@pytest.mark.parametrize("bandwidth", [0.05, 0.4, 0.97, 1.0])
+@pytest.mark.parametrize("shrinks", [True, False])
+def test_wider_laws_go_up_to_the_gaussian_or_to_twice_the_noise(bandwidth, shrinks):
+    start = Start(sample(9, 2), Spread(np.eye(2), 0.0), bandwidth, shrinks)
+    laws = list(start.wider)
+    found = np.array([law.bandwidth for law in laws])
+    assert found[0] == bandwidth  # the law itself comes first
+    assert found[-1] == (1.0 if shrinks else 2 * bandwidth)
+    assert (np.diff(found) >= 0).all()  # never narrower, and in small steps
+    assert (np.diff(found) <= (0.05 if shrinks else 0.1) + 1e-12).all()
+    for law in laws:
+        assert law.rows is start.rows
+        assert law.spread is start.spread
+        assert law.shrinks == shrinks
+
+
+def test_a_wider_mixture_has_a_wider_first_part():
+    mixed = fit_start("mixed", sample(9, 2))
+    laws = list(mixed.wider)
+    assert [law.bandwidth for law in laws] == [law.bandwidth for law in mixed.first.wider]
+    assert [law.first.bandwidth for law in laws] == [law.bandwidth for law in laws]
+    assert laws[-1].bandwidth == 2 * mixed.bandwidth == 2
+    assert all(law.second is mixed.second for law in laws)
