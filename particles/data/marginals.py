@@ -52,6 +52,9 @@ class Marginals:
             of_points[:, chosen] = np.quantile(points[:, chosen], levels, axis=0, method="hazen")
             of_rows[:, chosen] = np.quantile(rows[:, chosen], levels, axis=0, method="hazen")
             slope[chosen] = rows[:, chosen].std(0)
+        if count == len(rows):  # then they are the entries, to the last bit: an atom beside other values stays one
+            exact = tied & ~missing.any(0)
+            of_rows[:, exact] = ordered[:, exact]
         if len(rows) < PLENTY:
             of_rows[:, ~tied], slope[~tied] = of_points[:, ~tied], deviation[~tied]
         for j in np.flatnonzero(missing.any(0)):
