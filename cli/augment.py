@@ -11,7 +11,7 @@ import math
 import numbers
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ARRAYS = (".npy", ".npz")
 PARQUET = (".parquet", ".pq")
+OTHERS = (".gz", ".bz2", ".xz", ".zip", ".zst", ".json", ".xlsx", ".xls")
+"""Suffixes of files that would not be what they are called."""
 FEWEST = 5
 """With fewer held-out rows of a class than this, the bootstrap's interval of a gain means nothing."""
 NOT_MEASURED = "Whether the new rows help was NOT measured: it takes real rows that were kept out of {path} (--holdout) and a --label."
@@ -41,11 +43,17 @@ NOT_MEASURED = "Whether the new rows help was NOT measured: it takes real rows t
 )
 @click.option("--label", metavar="COLUMN", help="Column of classes, or of a number that is augmented with the others.")
 @click.option(
-    "--per-class", type=int, metavar="N", help="Number of rows of each class afterwards; larger ones are left."
+    "--per-class",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of rows of each class afterwards; larger ones are left.",
 )
 @click.option("--balance", is_flag=True, help="All classes to the size of the largest.  [default with classes]")
 @click.option(
-    "--rows", type=int, metavar="N", help="Number of rows afterwards, without classes.  [default: twice as many]"
+    "--rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of rows afterwards, without classes.  [default: twice as many]",
 )
 @click.option("--only-new", is_flag=True, help="Write the new rows alone.")
 @click.option(
@@ -66,7 +74,7 @@ NOT_MEASURED = "Whether the new rows help was NOT measured: it takes real rows t
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="Where the flow starts: gaussian, kde, bootstrap, normal; auto: the better one of the first two.",
+    help="Where the flow starts: gaussian, kde, bootstrap, mixed, normal; auto: the one nearest to rows left out.",
 )
 @click.option(
     "--stop",
@@ -248,7 +256,7 @@ class _Table:
         return parts[0] if alone else pd.concat([self.frame.assign(**{MARK: 0}), *parts], ignore_index=True)
 
 
-def _read(path: Path, label: str | None) -> pd.DataFrame:
+def _read(path: Path, label: str | None, text: Collection[str] = ()) -> pd.DataFrame:
     """The rows of a file, none of which is synthetic, lacks its label or is infinite."""
     import numpy as np
     import pandas as pd
@@ -256,7 +264,7 @@ def _read(path: Path, label: str | None) -> pd.DataFrame:
     from particles.data.tables import read_frame
     from particles.quality import MARK
 
-    frame, named = read_frame(path, label=label)
+    frame, named = read_frame(path, label=label, text=text)
     if label == MARK:
         raise ValueError(f"the column {MARK!r} marks new rows in what is written; rename it to use it as a label")
     if MARK in frame.columns:
@@ -293,9 +301,11 @@ def _holdout(path: Path, table: _Table) -> pd.DataFrame:
     """Rows to measure on, with the columns of the table."""
     import pandas as pd
 
+    from particles.data.tables import text_columns
+
     if path.resolve() == table.path.resolve():
         raise ValueError(f"--holdout {path} is the table itself; give rows that are not in it")
-    frame = _read(path, table.label)
+    frame = _read(path, table.label, text_columns(table.frame))
     lacking = [name for name in table.frame.columns if name not in frame.columns]
     if lacking or len(frame.columns) != len(table.frame.columns):
         more = [name for name in frame.columns if name not in table.frame.columns]
@@ -367,6 +377,8 @@ def _check_apart(read: Sequence[Path], written: dict[str, Path | None], overwrit
             raise ValueError(f"{option} {path} is one of the tables; name another file")
         if path.is_dir():
             raise ValueError(f"{option} {path} is a folder; name a file")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{option} {path} is no regular file; name one")
         if path.exists() and not overwrite:
             raise ValueError(f"{option} {path} is there already; replace it (--overwrite), or name another file")
         if not path.parent.is_dir():
@@ -374,7 +386,7 @@ def _check_apart(read: Sequence[Path], written: dict[str, Path | None], overwrit
     if len({path.resolve() for path in chosen.values()}) < len(chosen):
         raise ValueError("--output and --report are the same file; name two")
     output = chosen["--output"]
-    if output.suffix.lower() in ARRAYS:
+    if output.suffix.lower() in (*ARRAYS, *OTHERS):
         raise ValueError(f"--output {output} would hold CSV; name a .csv or .parquet file")
     if output.suffix.lower() in PARQUET and importlib.util.find_spec("pyarrow") is None:
         raise ValueError(f"{output}: writing Parquet needs pyarrow: pip install 'lipschitz-particles[parquet]'")
@@ -434,7 +446,15 @@ def _measure(
             found["warnings"].append(f"--holdout {holdout}: {leak}; drop them")
     found["warnings"] += [sentence for sentence in quality.warnings if sentence.startswith("utility is left out")]
     if quality.utility:
-        fewest = len(fresh) if table.levels is None else int(fresh[table.label].map(_spelt).value_counts().min())
+        fewest = len(fresh)
+        if table.levels is not None:
+            held = fresh[table.label].map(_spelt).value_counts()
+            fewest = min(int(held.get(group, 0)) for group in groups)
+            if strange := [name for name in held.index if name not in groups]:
+                found["warnings"].append(
+                    f"--holdout {holdout} has classes that no row of {table.path} has, {strange[0]!r} for one: "
+                    f"no model can predict them, which lowers all scores; drop their rows"
+                )
         found["gain"] = _gain(quality.utility, quality.measure, fewest)
 
 

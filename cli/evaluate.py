@@ -62,7 +62,7 @@ def command(
       particles evaluate train.csv new.csv --holdout test.csv --label class
       particles evaluate train.csv new.csv --holdout test.csv --categorical postcode --format json --output quality.json
     """
-    from particles.data.tables import read_frame
+    from particles.data.tables import read_frame, text_columns
     from particles.keys import Key
     from particles.quality import evaluate
     from particles.run.files import replacing
@@ -70,16 +70,18 @@ def command(
     try:
         if output is not None:
             _check_output(output, [path for path in (real, synthetic, holdout) if path is not None], overwrite)
-        rows, made = (read_frame(path, label=label)[0] for path in (real, synthetic))
-        fresh = None if holdout is None else read_frame(holdout, label=label)[0]
+        rows = read_frame(real, label=label)[0]
+        text = text_columns(rows)
+        made = read_frame(synthetic, label=label, text=text)[0]
+        fresh = None if holdout is None else read_frame(holdout, label=label, text=text)[0]
         names = [name.strip() for name in (categorical or "").split(",") if name.strip()]
         quality = evaluate(rows, made, fresh, label, categorical=names, key=Key.of(seed))
-        text = _written(quality, form)
+        report = _written(quality, form)
         if output is None:
-            click.echo(text)
+            click.echo(report)
         else:
             with replacing(output) as draft:
-                draft.write_text(text + "\n", encoding="utf-8")
+                draft.write_text(report + "\n", encoding="utf-8")
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except OSError as error:
@@ -96,6 +98,8 @@ def _check_output(output: Path, read: list[Path], overwrite: bool) -> None:
         raise ValueError(f"--output {output} is one of the tables; name another file")
     if output.is_dir():
         raise ValueError(f"--output {output} is a folder; name a file")
+    if output.exists() and not output.is_file():
+        raise ValueError(f"--output {output} is no regular file; name one, or leave it out for standard output")
     if output.exists() and not overwrite:
         raise ValueError(f"--output {output} is there already; replace it (--overwrite), or name another file")
     if not output.parent.is_dir():

@@ -20,6 +20,9 @@ from particles.blockwise import FlowSettings
 from particles.flows.gradient import GradientFlow
 from particles.metrics.utility import Score
 from particles.quality import evaluate
+from particles.selection import TRIED
+
+pytestmark = pytest.mark.usefixtures("small_forests")
 
 SIZES = {"a": 40, "b": 24, "c": 9}
 
@@ -284,7 +287,7 @@ def test_defaults():
     report = json.loads(found.stdout)
     for one in report["classes"]:
         assert one["made"] == 8
-        assert set(one["energy_holdout"]) == {"gaussian", "kde", "flow"}
+        assert set(one["energy_holdout"]) == {*TRIED, "flow"}
         assert one["method"] == ("flow" if one["steps"] else one["start"])
     near = min(one["nearest_ratio"] for one in report["classes"]) < 0.7
     assert near == any("nearer to training rows" in warning for warning in report["warnings"])
@@ -535,3 +538,42 @@ def test_interrupted_while_writing(monkeypatch):
     augment(None, "--rows", 30, "--report", "report.json", "--overwrite", code=130)
     assert files() == ["data.csv", "out.csv"]
     assert Path("out.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["augment", "evaluate"])
+def test_a_pipe_is_not_replaced_by_a_file(folder, command):
+    os.mkfifo("pipe")
+    frame = plain(12, "pipe")
+    frame.to_csv("data.csv", index=False)
+    words = ["data.csv", "--label", "y"] if command == "augment" else ["data.csv", "data.csv"]
+    result = CliRunner().invoke(main, [command, *words, "-o", "pipe", "--overwrite"])
+    assert result.exit_code == 2
+    assert "--output pipe is no regular file" in result.stderr
+    assert Path("pipe").is_fifo()
+
+
+def test_a_compressed_name_is_refused(folder):
+    result = augment(plain(12, "gz"), "--label", "y", code=2, output="out.csv.gz")
+    assert "would hold CSV" in result.stderr
+    assert not Path("out.csv.gz").exists()
+
+
+def test_codes_are_those_of_the_table_and_of_the_hold_out(folder):
+    frame = plain(24, "codes").assign(code=["007", "120"] * 12)
+    frame.iloc[1::2].to_csv("held.csv", index=False)  # 120 alone, which looks like a number
+    augment(frame, "--label", "y", "--per-class", "30", "--holdout", "held.csv")
+    rows = pd.read_csv("out.csv", dtype={"code": str})
+    assert rows["code"].tolist()[:24] == frame["code"].tolist()
+    assert set(rows["code"]) == {"007", "120"}
+
+
+def test_a_hold_out_that_lacks_a_class_tells_nothing(folder):
+    frame = plain(24, "lacking")
+    held = plain(40, "fresh")
+    first = frame["y"].iloc[0]
+    held[held["y"] == first].to_csv("held.csv", index=False)
+    result = augment(frame, "--label", "y", "--per-class", "30", "--holdout", "held.csv")
+    assert "nothing can be told" in result.stdout
+    held.assign(y=held["y"].where(held["y"] == first, 7)).to_csv("held2.csv", index=False)
+    result = augment(frame, "--label", "y", "--per-class", "30", "--holdout", "held2.csv", "--overwrite")
+    assert "classes that no row of data.csv has, '7'" in result.stderr

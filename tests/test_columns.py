@@ -888,3 +888,22 @@ def test_read_frame_refuses_as_read_table_does(tmp_path):
 )
 def test_which_labels_are_values(entries, continuous):
     assert is_continuous(pd.Series(entries)) is continuous
+
+
+def test_codes_with_leading_zeros_stay_as_they_are_written(tmp_path):
+    (tmp_path / "a.csv").write_text("zip,share,n\n00123,10.05,1\n12345,0.5,0\n,00.25,2\n")
+    frame, _ = read_frame(tmp_path / "a.csv")
+    assert frame["zip"].tolist()[:2] == ["00123", "12345"]
+    assert frame["zip"].isna().tolist() == [False, False, True]
+    assert frame["share"].tolist() == [10.05, 0.5, 0.25]
+    assert frame["n"].tolist() == [1, 0, 2]
+    (tmp_path / "b.csv").write_text("zip,share,n\n12345,1,2\n")
+    other, _ = read_frame(tmp_path / "b.csv", text=["zip"])
+    assert other["zip"].tolist() == ["12345"]
+    assert read_table(tmp_path / "b.csv", least=1).values.tolist() == [[12345, 1, 2]]
+
+
+def test_integers_beyond_64_bits_are_refused():
+    frame = pd.DataFrame({"a": pd.Series([2**64 + i for i in range(5)], dtype=object), "b": range(5)})
+    with pytest.raises(ValueError, match=r"column 'a'.*18446744073709551616 is beyond 2\^53"):
+        Columns.fit(frame)

@@ -19,6 +19,8 @@ DATE_PATTERNS = (
 CLASSES = 50
 """More different whole numbers than this are values, not classes."""
 
+LONG = "the integer {entry} is beyond 2^53 and would lose digits; drop the column if it is an identifier"
+
 _PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
@@ -49,14 +51,15 @@ class Numbers:
             found = pd.to_numeric(series, errors="coerce")
             text = found.isna().to_numpy() & ~series.isna().to_numpy()
             _refuse(self.where, series, text, "{entry!r} is not a number")
+            if series.dtype == object:  # integers beyond 64 bits are floats by now
+                _refuse(self.where, series, np.array([_long(entry) for entry in series], dtype=bool), LONG)
             if found.dtype.kind not in "biuf":
                 raise ValueError(f"{self.where}: expected numbers, not {series.dtype}")
         values = np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan))
         _refuse(self.where, series, np.isinf(values), "{entry} is not finite; replace it or drop the row")
         if found.dtype.kind in "iu":
             large = np.abs(values) > 2**53
-            says = "the integer {entry} is beyond 2^53 and would lose digits; drop the column if it is an identifier"
-            _refuse(self.where, series, large, says)
+            _refuse(self.where, series, large, LONG)
         return values + 0.0  # -0 is 0
 
     def entries(self, values: np.ndarray, missing: np.ndarray) -> Any:
@@ -315,6 +318,10 @@ def _refuse(where: str, series: pd.Series, bad: np.ndarray, says: str) -> None:
     if bad.any():
         at = int(bad.argmax())
         raise ValueError(f"{where}, row {series.index[at]!r}: {says.format(entry=_entry(series.iloc[at]))}")
+
+
+def _long(entry: Any) -> bool:
+    return isinstance(entry, int) and abs(entry) > 2**53
 
 
 def _entry(entry: Any) -> Any:

@@ -7,11 +7,13 @@ import hashlib
 import io
 import itertools
 import logging
+import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,14 +113,19 @@ def read_table(path: Path, label: str | None = None, header: bool | None = None,
     return _frame_table(str(path), frame, label, named, first_line, least)
 
 
-def read_frame(path: Path, header: bool | None = None, label: str | None = None) -> tuple[pd.DataFrame, bool]:
+def read_frame(
+    path: Path, header: bool | None = None, label: str | None = None, text: Collection[str] = ()
+) -> tuple[pd.DataFrame, bool]:
     """Reads the files that :func:`read_table` reads, with columns of any type: text, dates, missing entries.
+
+    Columns of a CSV with whole numbers that begin with a superfluous 0 (postcodes such as 00123) are text.
 
     Arguments:
         path: The file.
         header: Whether the first line of a CSV names the columns; found out if ``None``.
         label: The column of classes, which stays where it is; of an ``.npz`` file the array of classes, which comes
             last.
+        text: Columns of a CSV that are text whatever they look like, as they are in another table.
 
     Returns:
         The frame, and whether the file names its columns (one that is no CSV always does).
@@ -127,17 +134,25 @@ def read_frame(path: Path, header: bool | None = None, label: str | None = None)
         ValueError: If the file cannot be read as such, or has no column (or array) ``label``.
         FileNotFoundError: If there is no such file.
     """
-    frame, named = _read(path, label, header)
+    frame, named = _read(path, label, header, text)
     if label is not None and label not in frame.columns:
         raise ValueError(f"{path} has no column {label!r} for the labels; it has {_some(frame.columns)}")
     return frame, named
+
+
+def text_columns(frame: pd.DataFrame) -> list[str]:
+    """The names of the columns whose entries are all text, but for missing ones."""
+    found = ((name, pd.api.types.infer_dtype(column, skipna=True)) for name, column in frame.items())
+    return [str(name) for name, held in found if held == "string"]
 
 
 def _kind(path: Path) -> str:
     return {".npy": "array", ".npz": "array", ".parquet": "parquet", ".pq": "parquet"}.get(path.suffix.lower(), "csv")
 
 
-def _read(path: Path, label: str | None, header: bool | None) -> tuple[pd.DataFrame, bool]:
+def _read(
+    path: Path, label: str | None, header: bool | None, text: Collection[str] | None = None
+) -> tuple[pd.DataFrame, bool]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file")
     if path.is_dir():
@@ -147,7 +162,7 @@ def _read(path: Path, label: str | None, header: bool | None) -> tuple[pd.DataFr
     kind = _kind(path)
     if kind == "array":
         return _read_arrays(path, label), True
-    return (_read_parquet(path), True) if kind == "parquet" else _read_csv(path, header)
+    return (_read_parquet(path), True) if kind == "parquet" else _read_csv(path, header, text)
 
 
 def _read_arrays(path: Path, label: str | None) -> pd.DataFrame:
@@ -178,7 +193,21 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
 
 
-def _read_csv(path: Path, header: bool | None) -> tuple[pd.DataFrame, bool]:
+def _read_csv(path: Path, header: bool | None, kept: Collection[str] | None = None) -> tuple[pd.DataFrame, bool]:
+    """The rows; unless ``kept`` is ``None``, these columns and those of codes such as 00123 are kept as text."""
+
+    def parse(dtype: Any) -> pd.DataFrame:
+        return pd.read_csv(
+            io.StringIO(text),
+            index_col=False,
+            sep=r"\s+" if separator == " " else separator,
+            header=0 if header else None,
+            skip_blank_lines=False,
+            skipinitialspace=True,
+            float_precision="round_trip",
+            dtype=dtype,
+        )
+
     try:
         text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
         while not text.rpartition("\n")[2].strip() and text:  # blank lines at the end
@@ -194,15 +223,16 @@ def _read_csv(path: Path, header: bool | None) -> tuple[pd.DataFrame, bool]:
         header = _is_header(names) if header is None else header
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            frame = pd.read_csv(
-                io.StringIO(text),
-                index_col=False,
-                sep=r"\s+" if separator == " " else separator,
-                header=0 if header else None,
-                skip_blank_lines=False,
-                skipinitialspace=True,
-                float_precision="round_trip",
-            )
+            frame = parse(None)
+            if kept is not None and (kept or re.search(r"(?<![\d.eE+-])0\d", text)):
+                written = parse(str)
+                whole = [name for name in frame.columns if frame[name].dtype.kind in "iuf"]
+                codes = [
+                    name
+                    for name in whole
+                    if str(name).strip() in kept or written[name].str.fullmatch(r"\s*0\d+\s*").eq(True).any()
+                ]
+                frame = parse(dict.fromkeys(codes, str)) if codes else frame
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except pd.errors.ParserWarning:
