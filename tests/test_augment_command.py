@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from particles.cli import main
-from particles.cli.augment import FEWEST, _gain
+from particles.cli.gain import FEWEST, gain_of
 from sklearn.datasets import load_digits
 
 from particles import Key
@@ -391,15 +391,15 @@ def scores(*gains, width=0.02):
 
 def test_what_counts_as_a_gain():
     """The mean over the models decides, not the best one of them."""
-    found = _gain(list(scores(0.05, 0.03)), "balanced accuracy", FEWEST)
+    found = gain_of(list(scores(0.05, 0.03)), "balanced accuracy", FEWEST)
     assert (found["mean"], found["low"], found["high"]) == pytest.approx((0.04, 0.02, 0.06))
     assert found["verdict"].startswith("Augmentation helped: balanced accuracy +0.040 [+0.020, +0.060]")
-    assert _gain(list(scores(-0.05, -0.03)), "R²", 9)["verdict"].startswith("Augmentation did harm: R² -0.040")
-    one_of_four = _gain(list(scores(0.05, 0, 0, 0)), "R²", 9)
+    assert gain_of(list(scores(-0.05, -0.03)), "R²", 9)["verdict"].startswith("Augmentation did harm: R² -0.040")
+    one_of_four = gain_of(list(scores(0.05, 0, 0, 0)), "R²", 9)
     assert one_of_four["models"][0]["low"] > 0
     assert "no measurable difference" in one_of_four["verdict"]
-    assert "no measurable difference" in _gain(list(scores(0.02)), "R²", 9)["verdict"]  # the interval ends at 0
-    few = _gain(list(scores(0.05, 0.03)), "R²", FEWEST - 1)["verdict"]
+    assert "no measurable difference" in gain_of(list(scores(0.02)), "R²", 9)["verdict"]  # the interval ends at 0
+    few = gain_of(list(scores(0.05, 0.03)), "R²", FEWEST - 1)["verdict"]
     assert "nothing can be told from fewer than 5 held-out rows" in few
     assert "helped" not in few
 
