@@ -19,6 +19,7 @@ from particles.metrics.two_sample import two_sample
 from particles.quality import ALL, evaluate
 
 KEY = Key.of(0)
+pytestmark = pytest.mark.usefixtures("small_forests")
 
 
 def normal(n, name, columns=3):
@@ -33,7 +34,7 @@ def classes(n, name):
 
 
 @pytest.fixture(scope="module")
-def labelled():
+def labelled(small_forests):
     tables = {"real": classes(60, "real"), "new": classes(80, "new"), "test": classes(70, "holdout")}
     return tables, evaluate(*tables.values(), "y", key=Key.of(7))
 
