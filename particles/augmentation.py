@@ -26,6 +26,8 @@ METHODS = ("auto", "flow", "gaussian", "kde")
 COPYING = ("transport", "w2", "mmd", "kale", "kernel")
 FEW = 25
 """The most steps of a class that is too small to leave rows out."""
+LONGEST = 10_000
+"""The most steps that can be asked for."""
 MOST = 2000
 """The most particles of a class that its discriminator sees; more are carried along."""
 NOT_PRIVATE = (
@@ -75,8 +77,8 @@ class Recipe:
         if self.start != "auto" and self.start not in STARTS:
             raise ValueError(f"start {self.start!r} is not one of auto, {', '.join(STARTS)}")
         number = isinstance(self.stop, int | np.integer) and not isinstance(self.stop, bool) and self.stop >= 0
-        if not number and self.stop not in ("auto", "ratio"):
-            raise ValueError(f"stop must be auto, ratio or a number of steps from 0 up, not {self.stop!r}")
+        if not (number and int(self.stop) <= LONGEST) and self.stop not in ("auto", "ratio"):
+            raise ValueError(f"stop must be auto, ratio or a number of steps from 0 to {LONGEST}, not {self.stop!r}")
         if not 0 <= self.min_ratio <= 1:
             raise ValueError(f"min_ratio must be from 0 to 1, not {self.min_ratio}")
 
@@ -203,7 +205,10 @@ class Augmentation:
         name = recipe.method if recipe.method in ("gaussian", "kde") else recipe.start
         if name == "auto":
             name = trial.start if trial is not None else "gaussian"
-        law = fit_start(name, self.classes[c], others)
+        try:
+            law = fit_start(name, self.classes[c], others)
+        except ValueError as error:
+            raise ValueError(f"{self._what(c)}: {error}") from None
         if len(self.members[c]) > 1:
             law = wide_enough(law, recipe.min_ratio, lambda x: self._near(c, x), self.key.fold("width", c))
         most = STEPS[-1]
@@ -223,8 +228,16 @@ class Augmentation:
             reason = f"the leave-one-out ratio stays at {recipe.min_ratio:g} or more"
             return Choice(law, name, None, most, recipe.min_ratio, energies, gain, reason)
         assert trial is not None
-        reason = "nearest to rows left out" if trial.steps else "no step was nearer to rows left out than the start"
+        reason = (
+            "nearest to rows left out"
+            if trial.steps
+            else "no step was nearer to rows left out than the start by its error"
+        )
         return Choice(law, name, trial.steps, trial.steps, recipe.min_ratio, energies, gain, reason)
+
+    def _what(self, c: int) -> str:
+        """What a class is called in sentences."""
+        return "the table" if len(self.names) == 1 else f"class {_plain(self.names[c])!r}"
 
     def _flow(self, counts: Sequence[int], record: bool) -> dict[int, np.ndarray]:
         """The particles of each class at the step where it stops; some more than asked for."""
@@ -362,7 +375,7 @@ class Augmentation:
                     "reason": reason,
                 }
             )
-            what = "the table" if len(self.names) == 1 else f"class {self.names[c]!r}"
+            what = self._what(c)
             distinct = len(np.unique(rows, axis=0))
             if counts[c] and distinct < LEAST:
                 different = f"{distinct} different row{'s' * (distinct != 1)}"

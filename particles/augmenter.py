@@ -47,9 +47,10 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
             of ``y`` answers such a dictionary. A class that has as many rows already gets none. Without classes an integer is the number
             of rows afterwards, and ``"auto"`` doubles them.
         method: ``"gaussian"``, ``"kde"`` or ``"flow"``; ``"auto"`` takes the one nearest (in energy distance) to rows left out.
-        start: Where the flow starts: ``"gaussian"`` (Ledoit–Wolf; for classes with fewer than 6 rows with the spread of all),
-            ``"kde"`` (smoothed bootstrap with the covariance's shape and the likeliest bandwidth), ``"bootstrap"`` (rows with round noise), ``"normal"``
-            (no shape); ``"auto"`` takes the better one of the first two.
+        start: Where the flow starts: ``"gaussian"`` (Ledoit–Wolf; for classes with fewer than 6 different rows with the spread of
+            all), ``"kde"`` (smoothed bootstrap with the covariance's shape and the likeliest bandwidth), ``"bootstrap"`` (rows with round
+            noise), ``"mixed"`` (half of it and half of ``"gaussian"``), ``"normal"`` (no shape); ``"auto"`` takes the one of the first
+            four that is nearest to rows left out; below 50 rows ``"mixed"``, unless another is clearly nearer.
         stop: ``"auto"`` ends the flow at the step that is nearest to rows left out; ``"ratio"`` where the leave-one-out ratio falls
             below ``min_ratio``; a number after so many steps.
         min_ratio: The least leave-one-out ratio on the way: the median distance of a new row to the nearest training row of its class, over
