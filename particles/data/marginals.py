@@ -60,7 +60,7 @@ class Marginals:
         for j in np.flatnonzero(missing.any(0)):
             known, levels = rows[~missing[:, j], j], (np.arange(count) + 0.5) / count
             of_points[:, j] = of_rows[:, j] = np.quantile(points[:, j], levels, method="hazen")
-            if len(known) >= FEW:
+            if len(known) >= FEW and (tied[j] or len(rows) >= PLENTY):
                 of_rows[:, j], slope[j] = np.quantile(known, levels, method="hazen"), known.std()
             else:
                 slope[j] = deviation[j]  # left alone
