@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from particles.kernels import Riesz as Riesz
     from particles.keys import Key as Key
     from particles.metrics.energy import energy_distance as energy_distance
+    from particles.metrics.findings import Quality as Quality
     from particles.metrics.manifold import manifold_distance as manifold_distance
     from particles.metrics.memorisation import nearest_ratio as nearest_ratio
     from particles.metrics.paths import path_length as path_length
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
     from particles.processes import Evolve as Evolve
     from particles.processes import State as State
     from particles.processes import Train as Train
-    from particles.quality import Quality as Quality
     from particles.quality import evaluate as evaluate
     from particles.run.loop import Diverged as Diverged
     from particles.run.loop import Interrupted as Interrupted
@@ -104,7 +104,8 @@ _HOMES = {
     "cloud": ["Cloud"],
     "data.tables": ["Schema", "Table", "read_frame", "read_table"],
     "augmenter": ["ParticleAugmenter"],
-    "quality": ["Quality", "evaluate"],
+    "quality": ["evaluate"],
+    "metrics.findings": ["Quality"],
     "data.columns": ["Columns"],
     "networks.conv": ["ConvNetwork"],
     "data.latent": ["Latent", "PCALatent", "UserLatent"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import numbers
 import secrets
 import signal
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin
 from sklearn.exceptions import NotFittedError
@@ -23,9 +21,10 @@ from sklearn.utils import InputTags, Tags
 from particles import names
 from particles.augmentation import NOT_PRIVATE, Augmentation, Recipe
 from particles.blockwise import FlowSettings
-from particles.data.kinds import is_continuous
+from particles.containers import Given
 from particles.keys import Key
 from particles.run.loop import Diverged, Interrupted
+from particles.strategies import TOTALS, row_count, some_classes, wanted_rows
 
 
 class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
@@ -156,10 +155,10 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         table, wanted = self._table, self.sampling_strategy_ if n is None else n
         if isinstance(wanted, dict):
             if unknown := [name for name in wanted if name not in table.classes]:
-                raise ValueError(f"there is no class {unknown[0]!r}; the classes are {_listed(table.classes)}")
-            counts = [_count(wanted.get(name, 0), f"class {name!r}") for name in table.classes]
+                raise ValueError(f"there is no class {unknown[0]!r}; the classes are {some_classes(table.classes)}")
+            counts = [row_count(wanted.get(name, 0), f"class {name!r}") for name in table.classes]
         else:
-            counts = [_count(wanted, "n")] * len(table.classes)
+            counts = [row_count(wanted, "n")] * len(table.classes)
         if not any(counts):
             raise ValueError("there is nothing to sample: ask for at least one row")
         self._samples += 1
@@ -183,7 +182,7 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
             The pair of rows and classes (values); the rows alone if ``y`` is ``None``.
         """
         table = self._read(X, y)
-        if table.kind == "classes" and len(table.classes) < 2 and not isinstance(self.sampling_strategy, _TOTALS):
+        if table.kind == "classes" and len(table.classes) < 2 and not isinstance(self.sampling_strategy, TOTALS):
             raise ValueError(
                 "The target 'y' needs to have more than 1 class. Got 1 class instead; give a number of rows, or no y"
             )
@@ -210,7 +209,7 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         chosen = getattr(self, "_sklearn_output_config", {}).get("transform")
         return str(chosen if chosen is not None else get_config()["transform_output"])
 
-    def _augment(self, table: _Table, counts: Sequence[int], record: bool = False) -> Augmentation:
+    def _augment(self, table: Given, counts: Sequence[int], record: bool = False) -> Augmentation:
         recipe = self._recipe(table)
         with _as_in_a_library():
             made = Augmentation(
@@ -224,7 +223,7 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
         for sentence in report["warnings"]:
             warnings.warn(sentence, UserWarning, stacklevel=4)
 
-    def _recipe(self, table: _Table) -> Recipe:
+    def _recipe(self, table: Given) -> Recipe:
         for name in ("lipschitz", "step_size", "min_ratio"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -255,15 +254,15 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
             categorical=categorical,
         )
 
-    def _read(self, X: Any, y: Any) -> _Table:
+    def _read(self, X: Any, y: Any) -> Given:
         """Rows and classes, and how many new ones there shall be; what does not fit is refused before anything is fitted."""
-        table = _Table.of(X, y, classes=isinstance(self.sampling_strategy, dict))
+        table = Given.of(X, y, classes=isinstance(self.sampling_strategy, dict))
         self._recipe(table)
         if self.image_shape is not None and table.kind == "values":
             raise ValueError(
                 "image_shape is for rows of pixels alone, but y holds values, which become one more column"
             )
-        self.sampling_strategy_ = _wanted(self.sampling_strategy, table)
+        self.sampling_strategy_ = wanted_rows(self.sampling_strategy, table)
         for name in ("_augmentation", "_table", "feature_names_in_"):  # of an earlier fit
             if hasattr(self, name):
                 delattr(self, name)
@@ -317,197 +316,6 @@ def _as_in_a_library() -> Iterator[None]:
         ) from None
 
 
-@dataclass
-class _Table:
-    """Rows and classes as they came, and the frame that they are to the generator.
-
-    Attributes:
-        given: The rows as they came.
-        y: The classes or values as they came, or ``None``.
-        kind: ``classes``, ``values`` or ``none``.
-        frame: The rows, with values behind them as one more column.
-        group: The number of the class of each row.
-        classes: The classes by that number; a single 0 without.
-        listed: Whether the rows came as a list.
-    """
-
-    given: Any
-    y: Any
-    kind: str
-    frame: pd.DataFrame
-    group: np.ndarray
-    classes: list[Any]
-    listed: bool = False
-
-    @staticmethod
-    def of(X: Any, y: Any, classes: bool = False) -> _Table:
-        """Reads rows and classes.
-
-        Arguments:
-            X: The rows.
-            y: Their classes or values.
-            classes: Whether numbers are classes whatever they look like.
-        """
-        given = X if isinstance(X, pd.DataFrame) or sparse.issparse(X) else _array(X)
-        if getattr(given, "ndim", 2) != 2:
-            raise ValueError(
-                f"Expected 2D array: X needs shape (rows, columns), not {np.shape(given)}. Reshape your data"
-            )
-        n, d = given.shape
-        if n < 2 or d < 1:
-            what = f"{n} sample(s)" if n < 2 else f"{d} feature(s)"
-            raise ValueError(
-                f"Found array with {what} (shape=({n}, {d})) while a minimum of {2 if n < 2 else 1} is required: "
-                f"{'one row has no spread to learn from' if n == 1 else 'there is nothing to learn from'}"
-            )
-        frame, listed = _frame(given), isinstance(X, list)
-        alone = np.zeros(n, dtype=np.intp)
-        if y is None:
-            return _Table(given, None, "none", frame, alone, [0], listed)
-        values = _one_column(y)
-        if len(values) != n:
-            raise ValueError(
-                f"X has {n} rows and y has {len(values)} entries, inconsistent numbers of samples; give one entry per row"
-            )
-        if values.isna().any():
-            raise ValueError(
-                f"y is missing (NaN) in row {int(values.isna().to_numpy().argmax())}; drop the row or fill it in"
-            )
-        if not classes and is_continuous(values):
-            return _Table(given, y, "values", frame.assign(**{_free(frame): values.to_numpy()}), alone, [0], listed)
-        try:
-            found, group = np.unique(values.to_numpy(), return_inverse=True)
-        except TypeError:
-            raise ValueError(
-                "y mixes types that have no order, such as text and numbers; make all of it text"
-            ) from None
-        plain = found.tolist() if found.dtype.kind in "biufU" else list(found)  # plain values, for messages
-        return _Table(given, y, "classes", frame, group, plain, listed)
-
-    def split(self, rows: pd.DataFrame, group: np.ndarray) -> tuple[pd.DataFrame, Any]:
-        """New rows of the generator, and their classes or values."""
-        if self.kind == "values":
-            return rows.iloc[:, :-1], rows.iloc[:, -1].to_numpy()
-        classes = np.empty(len(self.classes), dtype=object)
-        classes[:] = self.classes
-        return rows, classes[group] if self.kind == "classes" else None
-
-    def rows_like(self, rows: pd.DataFrame, container: str, behind: bool = False) -> Any:
-        """New rows in the container of those that came, alone or behind them."""
-        if isinstance(self.given, pd.DataFrame):
-            new = rows.set_axis(self.given.columns, axis=1)
-            return _behind(self.given, new) if behind else new.astype(_types(self.given))
-        if sparse.issparse(self.given):
-            more = sparse.csr_matrix(rows.to_numpy(dtype=self.given.dtype))
-            form = self.given.format
-            found = type(self.given)(sparse.vstack((self.given, more), form) if behind else more.asformat(form))
-            if container == "pandas":
-                return pd.DataFrame.sparse.from_spmatrix(found, columns=_unnamed(found))  # type: ignore[attr-defined]
-            return found
-        array = rows.to_numpy(dtype=self.given.dtype).reshape(len(rows), self.given.shape[1])
-        array = np.concatenate((self.given, array)) if behind else array
-        if container == "pandas":
-            return pd.DataFrame(array, columns=_unnamed(array)).infer_objects()
-        return array.tolist() if self.listed else array
-
-    def values_like(self, new: Any, behind: bool = False) -> Any:
-        """New classes or values in the container of those that came, alone or behind them."""
-        new = np.asarray(new)
-        if isinstance(self.y, pd.Series):
-            series = pd.Series(new, dtype=self.y.dtype, name=self.y.name)
-            if not behind:
-                return series
-            return pd.concat((self.y, series.set_axis(_more(self.y.index, len(series))))).astype(self.y.dtype)
-        shape = np.shape(self.y)
-        if len(shape) == 2 and shape[1] > 1:  # one column per class
-            new = (new[:, None] == np.arange(shape[1])).astype(int)
-        if isinstance(self.y, pd.DataFrame):
-            frame = pd.DataFrame(new.reshape(len(new), shape[1]), columns=self.y.columns).astype(_types(self.y))
-            return _behind(self.y, frame) if behind else frame
-        given = np.asarray(self.y)
-        new = new.astype(given.dtype).reshape(len(new), *given.shape[1:])
-        new = np.concatenate((given, new)) if behind else new
-        return new.tolist() if isinstance(self.y, list) else new
-
-
-def _unnamed(array: Any) -> list[str]:
-    """Names of columns that have none, as scikit-learn makes them."""
-    return [f"x{i}" for i in range(array.shape[1])]
-
-
-def _types(frame: pd.DataFrame) -> dict[Any, Any]:
-    return dict(zip(frame.columns, frame.dtypes))
-
-
-def _behind(frame: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """A frame with new rows behind its own, in its types."""
-    if not len(new):
-        return frame.copy()
-    new = new.set_axis(_more(frame.index, len(new)))
-    return pd.concat((frame, new.astype(_types(frame)))).astype(_types(frame))
-
-
-def _array(X: Any) -> np.ndarray:
-    """Anything but frames and sparse matrices as an array; numbers beside text in lists stay numbers."""
-    array = np.asarray(X)
-    return np.asarray(X, dtype=object) if isinstance(X, list | tuple) and array.dtype.kind in "US" else array
-
-
-def _frame(given: Any) -> pd.DataFrame:
-    if isinstance(given, pd.DataFrame):
-        frame = given.reset_index(drop=True)
-        thin = {name: kind.subtype for name, kind in _types(frame).items() if isinstance(kind, pd.SparseDtype)}
-        thin |= {name: np.float64 for name, kind in _types(frame).items() if kind == np.longdouble}
-        return frame.astype(thin) if thin else frame
-    array = given.toarray() if sparse.issparse(given) else given
-    if array.dtype.kind == "c":
-        raise ValueError("Complex data not supported: the columns of X must be real numbers, categories or dates")
-    frame = pd.DataFrame(array.astype(np.float64) if array.dtype == np.longdouble else array)
-    return frame.infer_objects() if array.dtype == object else frame
-
-
-def _one_column(y: Any) -> pd.Series:
-    """Classes or values as one column; an array with a column of zeros and ones per class as the numbers of the columns."""
-    array = np.asarray(y)
-    if array.ndim > 2 or array.ndim == 0:
-        raise ValueError(f"y should be a 1d array with one entry per row; got an array of shape {array.shape} instead")
-    if array.ndim == 2 and array.shape[1] != 1:
-        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all() or not (array.sum(1) == 1).all():
-            raise ValueError(
-                "y has several columns that are not one of zeros and ones per class. "
-                "Multilabel and multioutput targets are not supported."
-            )
-        return pd.Series(array.argmax(1))
-    if isinstance(y, pd.DataFrame):
-        return y.iloc[:, 0].reset_index(drop=True)
-    if isinstance(y, pd.Series):
-        return y.reset_index(drop=True)
-    if array.dtype.kind == "c":
-        raise ValueError("Complex data not supported: y must hold classes or real numbers")
-    return pd.Series(array.ravel()).infer_objects()
-
-
-def _free(frame: pd.DataFrame) -> str:
-    name = "y"
-    while name in frame.columns:
-        name += "_"
-    return name
-
-
-def _more(index: pd.Index, count: int) -> pd.Index:
-    """Names for so many rows behind those of an index."""
-    if isinstance(index, pd.MultiIndex):
-        lead = _more(index.get_level_values(0), count)
-        return pd.MultiIndex.from_arrays([lead, *[[""] * count] * (index.nlevels - 1)], names=index.names)
-    if pd.api.types.is_integer_dtype(index.dtype):
-        first = max(int(np.max(index.to_numpy())), -1) + 1 if len(index) else 0
-        if first + count < 2**63:
-            return pd.RangeIndex(first, first + count, name=index.name)
-    taken = set(index)
-    free = (name for number in itertools.count() if (name := f"synthetic-{number}") not in taken)
-    return pd.Index(list(itertools.islice(free, count)), name=index.name)
-
-
 def _columns(categorical: Any, given: Any) -> Sequence[Hashable]:
     """The names of columns that are categories."""
     if categorical is None or isinstance(categorical, str):
@@ -553,85 +361,3 @@ def _nothing_made() -> dict[str, Any]:
         "warnings": [sentence],
         "privacy": NOT_PRIVATE,
     }
-
-
-def _count(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
-        raise ValueError(f"{what} needs a number of rows from 0 up, not {value!r}")
-    return int(value)
-
-
-def _listed(classes: Sequence[Any]) -> str:
-    shown = ", ".join(repr(getattr(name, "item", lambda name=name: name)()) for name in classes[:8])
-    return shown + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
-
-
-_TOTALS = numbers.Integral | dict
-"""The strategies that make sense of a single class."""
-
-
-def _wanted(strategy: Any, table: _Table) -> dict[Any, int]:
-    """The number of new rows of each class."""
-    sizes = dict(zip(table.classes, np.bincount(table.group, minlength=len(table.classes)).tolist()))
-    if callable(strategy):
-        strategy = strategy(table.y)
-    if isinstance(strategy, bool) or not isinstance(strategy, str | dict | numbers.Real):
-        raise ValueError(
-            f"'sampling_strategy' should be a string, a number, a dictionary or a function of y, not {strategy!r}"
-        )
-    if table.kind != "classes":
-        return {0: _without_classes(strategy, len(table.group))}
-    largest = max(sizes.values())
-    if isinstance(strategy, dict):
-        if unknown := [name for name in strategy if name not in sizes]:
-            raise ValueError(
-                f"The {unknown} target class is/are not present in the data. The classes are {_listed(table.classes)}"
-            )
-        for name, total in strategy.items():
-            if _count(total, f"class {name!r}") < sizes[name]:
-                raise ValueError(
-                    f"With over-sampling methods, the number of samples in a class should be greater or equal to the original "
-                    f"number of samples. Originally, there is {sizes[name]} samples and {total} samples are asked."
-                )
-        return {name: total - sizes[name] for name, total in strategy.items()}
-    if isinstance(strategy, str):
-        smallest = min(sizes, key=lambda name: sizes[name])
-        biggest = max(sizes, key=lambda name: sizes[name])
-        chosen = {
-            "auto": [name for name in sizes if name != biggest],
-            "not majority": [name for name in sizes if name != biggest],
-            "minority": [smallest],
-            "not minority": [name for name in sizes if name != smallest],
-            "all": list(sizes),
-        }
-        if strategy not in chosen:
-            raise ValueError(
-                f"When 'sampling_strategy' is a string, it needs to be one of {sorted(chosen)}. Got {strategy!r} instead."
-            )
-        return {name: largest - sizes[name] for name in chosen[strategy]}
-    if isinstance(strategy, numbers.Integral):
-        total = _count(strategy, "sampling_strategy")
-        return {name: max(total - size, 0) for name, size in sizes.items()}
-    if len(sizes) != 2:
-        raise ValueError(
-            '"sampling_strategy" can be a float only when the type of target is binary. For multi-class, use a dict.'
-        )
-    minority = min(sizes, key=lambda name: sizes[name])
-    new = int(float(strategy) * largest) - sizes[minority]
-    if not 0 < float(strategy) <= 1 or new < 0:
-        raise ValueError(
-            f"The specified ratio required to remove samples from the minority class while trying to generate new samples. "
-            f"Please increase the ratio: it must be above {sizes[minority] / largest:.3g} and at most 1, not {strategy}"
-        )
-    return {minority: new}
-
-
-def _without_classes(strategy: Any, size: int) -> int:
-    if strategy == "auto":
-        return size
-    if isinstance(strategy, numbers.Integral):
-        total = _count(strategy, "sampling_strategy")
-        if total < size:
-            raise ValueError(f"sampling_strategy {total} is less than the {size} rows that are there")
-        return total - size
-    raise ValueError(f"without classes sampling_strategy is auto or a number of rows, not {strategy!r}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,21 +15,14 @@ from particles.data.column import Column
 from particles.data.columns import Columns
 from particles.data.kinds import Levels, is_continuous
 from particles.keys import Key
-from particles.metrics.coverage import expected_coverage, overlap
-from particles.metrics.energy import energy_distance
+from particles.metrics.figures import figures_of, groups, secondary
+from particles.metrics.findings import Figure, Marginal, Quality
 from particles.metrics.marginals import correlation_difference, marginal_distances, total_variation
-from particles.metrics.memorisation import closer_share, copies, distinct, near_copies, nearest_ratio
-from particles.metrics.spread import variance_ratio
-from particles.metrics.transport import w2
-from particles.metrics.two_sample import two_sample
+from particles.metrics.memorisation import copies
 from particles.metrics.utility import Score, train_synthetic_test_real
 
 MARK = "synthetic"
 """The column that marks synthetic rows."""
-ALL = "all rows"
-"""The group of all rows, beside those of the classes."""
-NEIGHBOURS = 5
-"""The k of precision, recall, density and coverage."""
 NOT_PRIVATE = "None of these figures is a guarantee of privacy: rows that are no copies can still give a person away."
 NOT_FRESH = (
     "Fidelity was NOT measured on fresh rows, as there is no hold-out: what is compared with the real rows themselves is "
@@ -40,157 +32,6 @@ NOT_ALONE = (
     "W2, precision, density and coverage reward points that huddle in the middle, and every fidelity figure rewards "
     "copies: read them beside variance ratio, recall and the copying figures."
 )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number about one group of rows.
-
-    Arguments:
-        group: ``all rows``, or a class.
-        block: ``primary`` or ``secondary``.
-        name: What it is.
-        value: That of the synthetic rows.
-        real: That of the real rows in their place, or ``None``.
-        ideal: Its mean for independent rows of the same law, or ``None`` where that has no closed form.
-        low: The lower end of a 95 % interval, or ``None``.
-        high: The upper end.
-    """
-
-    group: str
-    block: str
-    name: str
-    value: float
-    real: float | None = None
-    ideal: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Marginal:
-    """How far a column of the synthetic rows is from that of fresh rows (without any: of the real ones).
-
-    Arguments:
-        column: Its name.
-        measure: Kolmogorov-Smirnov or total variation.
-        value: The distance, between 0 and 1.
-        real: That of the real rows, or ``None`` without a hold-out.
-    """
-
-    column: str
-    measure: str
-    value: float
-    real: float | None = None
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What was found, the most telling first.
-
-    Arguments:
-        rows: The numbers of real, synthetic and held-out rows of each group.
-        figures: The figures, primary ones first in each group.
-        marginals: The columns, the worst ones first.
-        utility: Models trained with and without the synthetic rows; empty without a label or a hold-out.
-        measure: What the models' scores are: balanced accuracy or R².
-        warnings: What is wrong with the tables, and which figures are left out and why.
-        notes: What the figures do not say.
-    """
-
-    rows: dict[str, dict[str, int]]
-    figures: tuple[Figure, ...]
-    marginals: tuple[Marginal, ...]
-    utility: tuple[Score, ...]
-    measure: str
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def value(self, name: str, group: str = ALL) -> float | None:
-        """One figure of the synthetic rows, or ``None`` if it is left out."""
-        return next((one.value for one in self.figures if (one.group, one.name) == (group, name)), None)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything in plain values, for JSON."""
-        groups = {}
-        for group, rows in self.rows.items():
-            blocks: dict[str, Any] = {"primary": {}, "secondary": {}}
-            for one in self.figures:
-                if one.group == group:
-                    blocks[one.block][one.name] = {
-                        name: getattr(one, name) for name in ("value", "real", "ideal", "low", "high")
-                    }
-            groups[group] = {"rows": rows} | blocks
-        return {
-            "groups": groups,
-            "marginals": [asdict(one) for one in self.marginals],
-            "utility": [asdict(one) | {"measure": self.measure} for one in self.utility],
-            "warnings": list(self.warnings),
-            "notes": list(self.notes),
-        }
-
-    def as_frame(self) -> pd.DataFrame:
-        """All numbers, one per row, in the columns block, group, figure, value, low, high, real, ideal.
-
-        Of a model, ``real`` is its score without synthetic rows; its gain has a row of its own.
-        """
-        rows: list[tuple[Any, ...]] = [
-            (block, one.group, one.name, one.value, one.low, one.high, one.real, one.ideal)
-            for block in ("primary", "secondary")
-            for one in self.figures
-            if one.block == block
-        ]
-        rows += [
-            ("secondary", ALL, f"{one.measure}: {one.column}", one.value, None, None, one.real, None)
-            for one in self.marginals
-        ]
-        alone = {one.model: one.value for one in self.utility if one.trained_on == "real"}
-        for one in self.utility:
-            if one.trained_on != "real" and one.value is not None:
-                what = f"{one.model} on {one.trained_on}"
-                base = alone[one.model]
-                rows.append(("utility", ALL, f"{self.measure}: {what}", one.value, None, None, base, None))
-                rows.append(("utility", ALL, f"gain: {what}", float(one.gain or 0), one.low, one.high, 0.0, None))
-        frame = pd.DataFrame(rows, columns=["block", "group", "figure", "value", "low", "high", "real", "ideal"])
-        return frame.astype(dict.fromkeys(["value", "low", "high", "real", "ideal"], "float64"))
-
-    def __str__(self) -> str:
-        """The figures as tables for people, without the warnings."""
-        parts = [_counts(self.rows[ALL])]
-        for block, title in (
-            ("primary", "Primary: fidelity and copying"),
-            ("secondary", "Secondary: never to be read alone"),
-        ):
-            figures = [one for one in self.figures if one.block == block]
-            rows = [
-                (one.name, _number(one.value) + _interval(one.low, one.high), _number(one.real), _number(one.ideal))
-                for one in figures
-                if one.group == ALL
-            ]
-            if rows:
-                parts.append(_table(title, ("", "synthetic", "real rows", "ideal"), rows))
-            names = list(dict.fromkeys(one.name for one in figures if one.group != ALL))
-            found = {(one.group, one.name): _number(one.value) for one in figures}
-            classes = [group for group in self.rows if group != ALL]
-            if classes and names:
-                heads = ("class", "rows", *names)
-                lines = [
-                    (group, str(self.rows[group]["synthetic"]), *(found.get((group, name), "-") for name in names))
-                    for group in classes
-                ]
-                parts.append(_table(f"{title}, per class", heads, lines))
-        if self.marginals:
-            worst = [(one.column, one.measure, _number(one.value), _number(one.real)) for one in self.marginals[:8]]
-            more = f" (worst {len(worst)} of {len(self.marginals)})" if len(worst) < len(self.marginals) else ""
-            parts.append(_table(f"Columns{more}", ("", "distance", "synthetic", "real rows"), worst))
-        if self.utility:
-            rows = [
-                (one.model, one.trained_on, _number(one.value), _number(one.gain) + _interval(one.low, one.high))
-                for one in self.utility
-            ]
-            title = f"Utility: {self.measure} on held-out rows"
-            parts.append(_table(title, ("", "trained on", "score", "gain over real rows"), rows))
-        return "\n\n".join([*parts, "\n".join(self.notes)])
 
 
 def evaluate(
@@ -239,9 +80,9 @@ def evaluate(
     clouds = _encoded(tables, columns)
     warnings += _shared(clouds, classes, label)
     figures, rows = [], {}
-    for group, chosen in _groups(classes, clouds):
+    for group, chosen in groups(classes, clouds):
         rows[group] = {name: len(chosen[name]) if name in chosen else 0 for name in tables}
-        found, left_out = _figures(group, chosen, key.fold("group", group), size)
+        found, left_out = figures_of(group, chosen, key.fold("group", group), size)
         figures += found
         warnings += left_out
     marginals, correlation = _by_column(tables, columns, classes, label)
@@ -444,152 +285,6 @@ def _shared(clouds: dict[str, Cloud], classes: dict[str, np.ndarray], label: str
         )
 
 
-# Figures
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The rows of one group: all training rows and all held-out ones, and parts of the three to measure distances on."""
-
-    training: Cloud
-    fresh: Cloud | None
-    p: Cloud
-    q: Cloud
-    h: Cloud | None
-    key: Key
-
-
-def _groups(classes: dict[str, np.ndarray], clouds: dict[str, Cloud]) -> Iterator[tuple[str, dict[str, Cloud]]]:
-    """All rows, then those of each class; a class without rows in a table lacks that table."""
-    yield ALL, clouds
-    for level in sorted(set(classes.get("real", ())), key=_natural):
-        places = {name: torch.from_numpy(np.flatnonzero(of == level)) for name, of in classes.items()}
-        yield level, {name: clouds[name].take(index) for name, index in places.items() if len(index)}
-
-
-def _natural(level: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(level), level
-    except ValueError:
-        return 1, 0.0, level
-
-
-def _figures(name: str, clouds: dict[str, Cloud], key: Key, size: int) -> tuple[list[Figure], list[str]]:
-    """The figures of one group, and a sentence for each one that is left out."""
-    where = "" if name == ALL else f"class {name!r}: "
-    if "synthetic" not in clouds:
-        return [], [f"{where}there are no synthetic rows"]
-    small = {table: cloud.draw(size, key.fold(table)) for table, cloud in clouds.items()}
-    fresh = clouds.get("holdout")
-    group = _Group(clouds["real"], fresh, small["synthetic"], small["real"], small.get("holdout"), key)
-    measures: dict[str, Callable[[_Group], Iterable[Figure]]] = {
-        "energy distance": _energy,
-        "variance ratio": _spread,
-        "recall": _recall,
-        "distance ratio": _ratio,
-        "closer share": _closer,
-        "copies": _copies,
-        "near copies": _near,
-        "two-sample AUC": _classifier,
-        "W2": _transport,
-        "precision, density, coverage": _supports,
-        "energy distance (V)": _biased,
-    }
-    if fresh is None:
-        measures = {what: measures[what] for what in ("variance ratio", "distance ratio", "copies", "near copies")}
-    figures, left_out = [], []
-    for what, measure in measures.items():
-        try:
-            figures += [replace(figure, group=name) for figure in measure(group)]
-        except ValueError as error:
-            left_out.append(f"{where}{what} left out: {error}")
-    return figures, left_out
-
-
-def _energy(group: _Group) -> Iterator[Figure]:
-    assert group.h is not None
-    real = energy_distance(group.q, group.h, unbiased=True) if len(group.q) > 1 else None
-    yield _primary("energy distance", energy_distance(group.p, group.h, unbiased=True), real, 0.0)
-
-
-def _spread(group: _Group) -> Iterator[Figure]:
-    against = group.q if group.h is None else group.h
-    value = variance_ratio(group.p, against)
-    if not math.isfinite(value):
-        raise ValueError("the other rows are all the same")
-    known = group.h is not None and len(group.q) > 1
-    yield _primary("variance ratio", value, variance_ratio(group.q, against) if known else None, 1.0)
-
-
-def _recall(group: _Group) -> Iterator[Figure]:
-    assert group.h is not None
-    real = overlap(group.q, group.h).recall if len(group.q) > NEIGHBOURS else None
-    yield _primary("recall", overlap(group.p, group.h).recall, real)
-
-
-def _ratio(group: _Group) -> Iterator[Figure]:
-    once = distinct(group.training)
-    if group.h is None and len(once) < 2:
-        raise ValueError("it needs 2 distinct real rows without a hold-out")
-    value = nearest_ratio(group.p, once, group.h)
-    if not math.isfinite(value):
-        raise ValueError("most fresh rows are equal to a real row")
-    yield _primary("distance ratio", value, None, 1.0)
-
-
-def _closer(group: _Group) -> Iterator[Figure]:
-    assert group.fresh is not None
-    yield _primary(
-        "closer to real", closer_share(group.p, group.training, group.fresh, group.key.fold("closer")), None, 0.5
-    )
-
-
-def _copies(group: _Group) -> Iterator[Figure]:
-    real = None if group.h is None else copies(group.h, group.training)
-    yield _primary("exact copies", copies(group.p, group.training), real, None if real else 0.0)
-
-
-def _near(group: _Group) -> Iterator[Figure]:
-    real = None if group.h is None else near_copies(group.h, group.training)
-    yield _primary("near copies", near_copies(group.p, group.training), real)
-
-
-def _classifier(group: _Group) -> Iterator[Figure]:
-    assert group.h is not None
-    found = two_sample(group.p, group.h, group.key.fold("two-sample"))
-    yield replace(_secondary("two-sample AUC", found.auc, None, 0.5), low=found.low, high=found.high)
-
-
-def _transport(group: _Group) -> Iterator[Figure]:
-    assert group.h is not None
-    equal = min(len(group.p), len(group.q))  # W2 falls with the number of rows: as many of both
-    p, q = (cloud.draw(equal, group.key.fold("w2", i)) for i, cloud in enumerate((group.p, group.q)))
-    yield _secondary("W2", w2(p, group.h), w2(q, group.h))
-
-
-def _supports(group: _Group) -> Iterator[Figure]:
-    assert group.h is not None
-    found = overlap(group.p, group.h)
-    real = overlap(group.q, group.h) if len(group.q) > NEIGHBOURS else None
-    ideal = {"density": 1.0, "coverage": expected_coverage(len(group.p), len(group.h))}
-    for name in ("precision", "density", "coverage"):
-        theirs = None if real is None else getattr(real, name)
-        yield _secondary(name, getattr(found, name), theirs, ideal.get(name))
-
-
-def _biased(group: _Group) -> Iterator[Figure]:
-    assert group.h is not None
-    yield _secondary("energy distance (V)", energy_distance(group.p, group.h), energy_distance(group.q, group.h))
-
-
-def _primary(name: str, value: float, real: float | None = None, ideal: float | None = None) -> Figure:
-    return Figure(ALL, "primary", name, value, real, ideal)
-
-
-def _secondary(name: str, value: float, real: float | None = None, ideal: float | None = None) -> Figure:
-    return Figure(ALL, "secondary", name, value, real, ideal)
-
-
 def _by_column(
     tables: dict[str, pd.DataFrame], columns: Columns, classes: dict[str, np.ndarray], label: str | None
 ) -> tuple[tuple[Marginal, ...], list[Figure]]:
@@ -616,7 +311,7 @@ def _by_column(
     if not math.isfinite(gap):
         return marginals, []
     theirs = correlation_difference(frames["real"], fresh, nominal) if "holdout" in frames else None
-    return marginals, [_secondary("correlation difference", gap, theirs)]
+    return marginals, [secondary("correlation difference", gap, theirs)]
 
 
 def _utility(
@@ -641,29 +336,6 @@ def _utility(
         inputs = _encoded(tables, columns)
         rows = {name: (cloud.x.numpy(), tables[name][label].to_numpy(np.float64)) for name, cloud in inputs.items()}
     return train_synthetic_test_real(rows["real"], rows["synthetic"], rows["holdout"], key, continuous=not classes)
-
-
-# Text
-
-
-def _counts(rows: dict[str, int]) -> str:
-    held = f", {rows['holdout']} held-out" if "holdout" in rows else ", no hold-out"
-    return f"{rows['real']} real rows, {rows['synthetic']} synthetic{held}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if abs(value) < 1e4 else f"{value:.2e}"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-
-
-def _table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [[str(entry) for entry in line] for line in (heads, *rows)]
-    widths = [max(len(entry) for entry in column) for column in zip(*lines)]
-    body = ["  " + "  ".join(entry.ljust(width) for entry, width in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([title, *body])
 
 
 def _some(names: Iterable[Any], most: int = 8) -> str:
