@@ -19,6 +19,8 @@ from particles.data.starts import Law, fit_start, neighbour_distance
 from particles.keys import Key
 from particles.metrics.energy import energy_distance
 
+WITHIN = 1.0
+"""Among numbers of steps, the fewest that are so many standard errors from the best are taken: further ones only copy."""
 LEAST = 8
 """Classes with fewer rows than this are too small to leave a quarter of them out."""
 TRIED = ("gaussian", "kde", "bootstrap", "mixed")
@@ -151,7 +153,7 @@ def try_out(
         curve = _along(points[name], tried, STEPS, settings, marginals, key)
     least = 1 if methods == ("flow",) else 0
     best = least + int(curve[least:].mean(1).argmin())
-    chosen = next(i for i in range(least, best + 1) if _excess(curve[i] - curve[best]) <= 1)
+    chosen = next(i for i in range(least, best + 1) if _excess(curve[i] - curve[best]) <= WITHIN)
     energies["flow"] = float(curve[1:].mean(1).min())
     return Trial(name, STEPS[chosen], energies, _excess(curve[0] - curve[chosen]), splits)
 
