@@ -63,14 +63,14 @@ OTHERS = (".gz", ".bz2", ".xz", ".zip", ".zst", ".json", ".xlsx", ".xls")
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="gaussian, kde, flow; auto: the one nearest to rows left out.",
+    help="gaussian, kde, flow; auto: decided on rows left out.",
 )
 @click.option(
     "--start",
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="Where the flow starts: gaussian, kde, bootstrap, mixed, normal; auto: the one nearest to rows left out.",
+    help="Where the flow starts: gaussian, kde, bootstrap, mixed, normal; auto: decided on rows left out.",
 )
 @click.option(
     "--stop",

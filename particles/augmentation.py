@@ -40,8 +40,9 @@ class Recipe:
     """How new rows are made.
 
     Arguments:
-        method: ``gaussian``, ``kde`` or ``flow``; ``auto`` is the one nearest to rows left out.
-        start: Where the flow starts: one of ``STARTS``; ``auto`` is the best of all but ``normal``.
+        method: ``gaussian``, ``kde`` or ``flow``; ``auto`` decides between the starts
+            and the flow by the energy distance to rows left out (see :func:`~particles.selection.try_out`).
+        start: Where the flow starts: one of ``STARTS``; ``auto`` decides between all but ``normal``.
         stop: ``auto`` ends the flow where it is nearest to rows left out, ``ratio`` where the leave-one-out ratio falls below
             ``min_ratio``, a number after so many steps.
         min_ratio: The least leave-one-out ratio: the median distance of a new row to its nearest training row, over that of a
@@ -147,7 +148,8 @@ class Augmentation:
             record: Whether to keep the discriminators, for ``sample``.
 
         Raises:
-            ValueError: If nothing is asked for and nothing kept, a column cannot be used, no column varies, or there is nothing to learn a spread from.
+            ValueError: If nothing is asked for and nothing kept, a column cannot be used, no column varies, or there is
+                nothing to learn a spread from.
             Diverged: If the flow does.
         """
         if not record and not any(counts):

@@ -45,7 +45,8 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
             classes afterwards; an integer is the number of rows of each class; a dictionary gives that number class by class; a function
             of ``y`` answers such a dictionary. A class that has as many rows already gets none. Without classes an integer is the number
             of rows afterwards, and ``"auto"`` doubles them.
-        method: ``"gaussian"``, ``"kde"`` or ``"flow"``; ``"auto"`` takes the one nearest (in energy distance) to rows left out.
+        method: ``"gaussian"``, ``"kde"`` or ``"flow"``; ``"auto"`` decides between starts and the flow
+            by the energy distance to rows left out.
         start: Where the flow starts: ``"gaussian"`` (Ledoit–Wolf; for classes with fewer than 6 different rows with the spread of
             all), ``"kde"`` (smoothed bootstrap with the covariance's shape and the likeliest bandwidth), ``"bootstrap"`` (rows with round
             noise), ``"mixed"`` (half of it and half of ``"gaussian"``), ``"normal"`` (no shape); ``"auto"`` takes the one of the first
