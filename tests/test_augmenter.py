@@ -74,7 +74,7 @@ def fitted():
 @pytest.mark.parametrize(
     "strategy",
     ["auto", "minority", "not minority", "not majority", "all", 0.8, {0: 33, 2: 25}, {1: 18}, lambda y: {1: 19, 0: 31}],
-    ids=str,
+    ids=lambda strategy: "function" if callable(strategy) else str(strategy),
 )
 @pytest.mark.parametrize("labels", [np.array([0, 1, 2]), np.array(["u", "v", "w"])], ids=["numbers", "text"])
 def test_as_many_rows_as_imbalanced_learn(strategy, labels):
