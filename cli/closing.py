@@ -44,7 +44,7 @@ def close(
     with replacing(folder / "summary.json") as draft:
         draft.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     if figure:
-        from particles.plot.figure import figure as draw
+        from particles.plot.overview import figure as draw
         from particles.run.reader import Run
 
         with replacing(folder / "figure.png") as draft:

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from particles import plot as plot
     from particles.augmenter import ParticleAugmenter as ParticleAugmenter
     from particles.build import Simulation as Simulation
     from particles.cloud import Cloud as Cloud
@@ -58,8 +59,6 @@ if TYPE_CHECKING:
     from particles.networks.conv import ConvNetwork as ConvNetwork
     from particles.networks.dense import DenseNetwork as DenseNetwork
     from particles.networks.timed import TimedNetwork as TimedNetwork
-    from particles.plot.comparison import comparison as comparison
-    from particles.plot.figure import figure as figure
     from particles.potentials.base import Potential as Potential
     from particles.potentials.kantorovich import ExactKantorovich as ExactKantorovich
     from particles.potentials.kantorovich import NeuralKantorovich as NeuralKantorovich
@@ -120,7 +119,6 @@ _HOMES = {
     "flows.recording": ["Recorder", "Replay"],
     "kernels": ["Gaussian", "InverseMultiquadric", "Laplacian", "Multiquadric", "Riesz"],
     "metrics.paths": ["path_length", "straightness"],
-    "plot.comparison": ["comparison"],
     "potentials.kantorovich": ["ExactKantorovich", "NeuralKantorovich", "SinkhornKantorovich"],
     "potentials.kernel": ["KernelPotential", "kale", "mmd"],
     "potentials.per_class": ["PerClass"],
@@ -134,7 +132,6 @@ _HOMES = {
     "metrics.summary": ["summarise"],
     "metrics.transport": ["sinkhorn", "w2"],
     "networks.dense": ["DenseNetwork"],
-    "plot.figure": ["figure"],
     "potentials.base": ["Potential"],
     "potentials.neural": ["NeuralPotential"],
     "processes": ["Evolve", "State", "Train"],
@@ -154,10 +151,12 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "plot"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return importlib.import_module("particles.plot")
     if name not in _HOME:
         raise AttributeError(f"module 'particles' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"particles.{_HOME[name]}"), name)

@@ -13,6 +13,8 @@ from particles.names import TOYS
 from particles.specification import Specification
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from particles.cloud import Cloud
     from particles.data.tables import Schema, Table
     from particles.processes import Evolve, Train
@@ -79,10 +81,20 @@ class Simulation:
             target = self.schema.points(self.target.x)
             holdout = target[:0] if self.holdout is None else self.schema.points(self.holdout.x)
             with replacing(path / "data.npz") as draft, open(draft, "wb") as file:
-                np.savez(file, target=target, holdout=holdout)
+                np.savez(file, target=target, holdout=holdout, **self._labels())
         with replacing(path / "spec.toml") as draft:
             draft.write_text(spec.dump(self.noted), encoding="utf-8")
         return folder
+
+    def _labels(self) -> dict[str, np.ndarray]:
+        """The classes of particles, target and held-out rows by the names that a run has for them, as text."""
+        clouds = {"label": self.process.source, "target_label": self.target, "holdout_label": self.holdout}
+        levels = self.schema.levels
+        return {
+            name: levels[cloud.label.cpu().numpy()].astype(str)
+            for name, cloud in clouds.items()
+            if levels is not None and cloud is not None and cloud.label is not None
+        }
 
     def check_data(self, path: Path) -> None:
         """Whether the run in a folder began with the same data.

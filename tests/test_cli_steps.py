@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 import particles as pt
 from particles.build import build
 from particles.plot.comparison import comparison
-from particles.plot.figure import figure
+from particles.plot.overview import figure
 from particles.run.store import Folder
 
 TINY = ["-n", "30", "--target-size", "40", "--steps", "6", "--network", "8,8", "--no-figure"]

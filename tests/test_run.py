@@ -223,7 +223,7 @@ def test_reader_sees_what_was_written(tmp_path):
 
 
 def test_figure_draws_what_the_run_holds(tmp_path):
-    from particles.plot.figure import figure
+    from particles.plot.overview import figure
 
     simulation = build(Specification(target="iris", particles=20, network=(8,), steps=6, log_every=2, metric_every=4))
     simulate(simulation.process, 6, simulation.store(tmp_path), simulation.observers)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from particles.plot.figure import draw_clouds
+from particles.plot.overview import draw_clouds
 from particles.run.reader import Run
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
-"""A finished or running run, read from its folder."""
+"""A finished or running run, read from its folder, or the same view of arrays."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+DATA = ("target", "holdout", "label", "target_label", "holdout_label")
+"""What ``data.npz`` holds; labels only where there are classes."""
+
 
 @dataclass(frozen=True)
 class Run:
     """What a run folder holds.
 
     Attributes:
-        path: The folder.
-        spec: The contents of ``spec.toml``.
+        path: The folder; ``None`` for arrays.
+        spec: The contents of ``spec.toml``; empty for arrays.
         series: A row per logged step.
         steps: The step of each snapshot, with shape (T,).
         times: The time of each snapshot, with shape (T,).
@@ -27,9 +31,12 @@ class Run:
         columns: The names of the coordinates.
         units: The length of a flow unit in each coordinate's own unit, with shape (d,).
         carried: How many of the last particles were only carried along.
+        label: The class of each particle, as text with shape (M,), or ``None``.
+        target_label: The class of each target row, with shape (N,), or ``None``.
+        holdout_label: The class of each held-out row, with shape (H,), or ``None``.
     """
 
-    path: Path
+    path: Path | None
     spec: dict[str, Any]
     series: pd.DataFrame
     steps: np.ndarray
@@ -40,6 +47,9 @@ class Run:
     columns: list[str]
     units: np.ndarray
     carried: int
+    label: np.ndarray | None = None
+    target_label: np.ndarray | None = None
+    holdout_label: np.ndarray | None = None
 
     @staticmethod
     def open(path: Path | str) -> Run:
@@ -54,7 +64,7 @@ class Run:
         spec = tomllib.loads((path / "spec.toml").read_text(encoding="utf-8"))
         index = pd.read_csv(path / "trajectory.csv")
         with np.load(path / "data.npz", allow_pickle=False) as data:
-            target, holdout = data["target"], data["holdout"]
+            known = {name: data[name] for name in DATA if name in data.files}
         return Run(
             path=path,
             spec=spec,
@@ -62,9 +72,93 @@ class Run:
             steps=index["step"].to_numpy(),
             times=index["time"].to_numpy(),
             trajectory=np.load(path / "trajectory.npy", mmap_mode="r")[: len(index)],
-            target=target,
-            holdout=holdout,
             columns=spec["data"]["columns"],
             units=np.array(spec["data"]["units"]),
             carried=spec["carried"],
+            **known,
         )
+
+    @staticmethod
+    def of(
+        trajectory: np.ndarray,
+        target: np.ndarray | None = None,
+        *,
+        times: Sequence[float] | np.ndarray | None = None,
+        columns: Sequence[str] | None = None,
+        label: np.ndarray | None = None,
+        target_label: np.ndarray | None = None,
+    ) -> Run:
+        """The same view of arrays, with one flow unit to a unit of theirs.
+
+        Arguments:
+            trajectory: Snapshots of particles, with shape (T, M, d); one of them, (M, d), is the end.
+            target: The target, with shape (N, d), if there is one.
+            times: The time of each snapshot, with shape (T,); by default their numbers.
+            columns: The names of the coordinates; by default x0, x1 and so on.
+            label: The class of each particle, with shape (M,).
+            target_label: The class of each target row, with shape (N,).
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        trajectory = np.asarray(trajectory)
+        trajectory = trajectory[None] if trajectory.ndim == 2 else trajectory
+        if trajectory.ndim != 3 or not trajectory.size:
+            raise ValueError(
+                f"a trajectory has the shape (T, M, d), or (M, d) for one snapshot, not {trajectory.shape}"
+            )
+        dimension = trajectory.shape[2]
+        target = np.empty((0, dimension)) if target is None else np.asarray(target)
+        times = np.arange(len(trajectory)) if times is None else np.asarray(times)
+        names = [f"x{i}" for i in range(dimension)] if columns is None else list(columns)
+        found = {
+            "target": (target.shape, (len(target), dimension)),
+            "times": (times.shape, (len(trajectory),)),
+            "columns": ((len(names),), (dimension,)),
+            "label": (np.shape(label), (trajectory.shape[1],)),
+            "target_label": (np.shape(target_label), (len(target),)),
+        }
+        for name, (shape, right) in found.items():
+            if shape != right and not (shape == () and name.endswith("label")):
+                raise ValueError(f"{name} has the shape {shape}; for this trajectory it is {right}")
+        return Run(
+            path=None,
+            spec={},
+            series=pd.DataFrame({"step": np.arange(len(trajectory)), "time": times}),
+            steps=np.arange(len(trajectory)),
+            times=times,
+            trajectory=trajectory,
+            target=target,
+            holdout=np.empty((0, dimension)),
+            columns=names,
+            units=np.ones(dimension),
+            carried=0,
+            label=None if label is None else np.asarray(label).astype(str),
+            target_label=None if target_label is None else np.asarray(target_label).astype(str),
+        )
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return "" if self.path is None else self.path.resolve().name
+
+    @property
+    def own(self) -> int:
+        """The number of particles that are not carried."""
+        return self.trajectory.shape[1] - self.carried
+
+    def snapshot(self, index: int, rows: np.ndarray | slice | None = None) -> np.ndarray:
+        """A snapshot of the particles, without the carried ones, or of some of them, with shape (m, d), in memory."""
+        return np.array(self.trajectory[index, : self.own] if rows is None else self.trajectory[index, rows])
+
+    def nearest(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
+        """The numbers of the snapshots nearest to some times, without repetitions, in order.
+
+        Raises:
+            ValueError: If a time is not one of the run's.
+        """
+        first, last = float(self.times[0]), float(self.times[-1])
+        for time in times:
+            if not first <= time <= last * (1 + 1e-6):
+                raise ValueError(f"time {time:g} is not in the run, which goes from {first:g} to {last:g}")
+        return np.unique([np.abs(self.times - time).argmin() for time in times])

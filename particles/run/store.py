@@ -3,7 +3,7 @@
 A run folder holds
 
 * ``spec.toml``: everything needed to repeat the run;
-* ``data.npz``: ``target`` and ``holdout``, in the units of the target;
+* ``data.npz``: ``target`` and ``holdout``, in the units of the target, and the classes of both and of the particles;
 * ``series.csv``: a row per logged step;
 * ``trajectory.npy``: the particles at some of them, with shape (T, M, d), in the units of the target, and
   ``trajectory.csv``: which steps those are;

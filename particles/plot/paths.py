@@ -1,0 +1,180 @@
+"""Where particles went: their paths, and arrows from start to end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d.art3d import Line3DCollection
+
+from particles.plot.projection import Chosen, Projection, projection
+from particles.plot.style import (
+    PARTICLES,
+    PATH,
+    POINTS,
+    RASTER,
+    SOURCE,
+    TARGET,
+    TIME,
+    as_run,
+    bare,
+    class_colors,
+    dots,
+    legend,
+    levels,
+    panel,
+    spread,
+)
+from particles.run.reader import Run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FRAMES = 200
+"""The most snapshots that a path is drawn through, evenly chosen."""
+COLORS = ("auto", "time", "label", "none")
+
+
+def trajectories(
+    run: Run | Path | str | np.ndarray,
+    target: np.ndarray | None = None,
+    *,
+    projection: Chosen = "auto",
+    color: str = "auto",
+    max_paths: int = 100,
+    all_ends: bool = False,
+    key: bool = True,
+    ax: Axes | None = None,
+) -> Figure:
+    """Paths of particles from start to end, in front of the target.
+
+    Arguments:
+        run: A run, its folder, or snapshots with shape (T, M, d).
+        target: The target of snapshots, with shape (N, d).
+        projection: How points of many columns are drawn; see ``Chosen`` in ``particles.plot.projection``.
+        color: By ``time``, by ``label`` (the class) or ``none``; ``auto`` is by class where there are classes, else by time.
+        max_paths: The most paths that are drawn, evenly chosen among the particles.
+        all_ends: Whether starts and ends of all particles are marked, not of these alone.
+        key: Whether there is a legend, and a bar for the colours of time.
+        ax: Axes to draw on; new ones if there are none.
+
+    Returns:
+        The figure, not shown and not saved.
+
+    Raises:
+        ValueError: If something does not fit, naming it.
+        FileNotFoundError: If the folder is not a run's.
+    """
+    run = as_run(run, target)
+    color = checked_color(run, color)
+    if max_paths < 0:
+        raise ValueError(f"max_paths must be at least 0, not {max_paths}")
+    project = _projection(run, projection)
+    alone = ax is None
+    figure, ax = panel(ax, project.axes)
+    rows = spread(run.own, max_paths) if max_paths else np.arange(0)
+    ends = spread(run.own, POINTS) if all_ends else rows
+    among = max(min(len(run.target), POINTS), len(ends))
+    names = levels(run.label, run.target_label) if color == "label" else []
+    colors = class_colors(names)
+
+    last = float(run.times[-1]) or 1.0
+    shown = spread(len(run.target), POINTS)
+    behind = project(run.target[shown], last if project.aspect else 1.05 * last)
+    by_class = run.target_label is not None and color == "label"
+    faint = np.array([colors[name] for name in run.target_label[shown]]) if by_class else TARGET  # type: ignore[index]
+    if len(run.target):
+        dots(ax, behind, faint, "" if names else f"target ({len(run.target)})", alpha=0.3, among=among, zorder=0)
+
+    if len(rows):
+        draw_paths(run, rows, project, ax, color, colors, key=key)
+    start = project(run.snapshot(0, ends), float(run.times[0]))
+    end = project(run.snapshot(-1, ends), float(run.times[-1]))
+    dots(ax, start, SOURCE, f"start ({_count(run, ends)})", alpha=0.8, among=among, zorder=3)
+    shade = (
+        np.array([colors[name] for name in run.label[ends]])
+        if run.label is not None and color == "label"
+        else PARTICLES
+    )
+    dots(ax, end, shade, "" if names else _end(run), alpha=0.9, among=among, zorder=4)
+    if names and len(run.target):
+        dots(ax, behind[:0], PATH, f"target ({len(run.target)}), faint", among=among)
+        dots(ax, end[:0], PATH, _end(run), among=among)
+    for name, value in colors.items():
+        dots(ax, end[:0], value, name, among=among)
+    dress(ax, run, project)
+    if key:
+        legend(ax, alone=alone)
+    return figure
+
+
+def draw_paths(
+    run: Run, rows: np.ndarray, project: Projection, ax: Axes, color: str, colors: dict[str, str], *, key: bool
+) -> None:
+    """The paths of some particles as lines; the snapshots are read one by one."""
+    frames = spread(len(run.times), FRAMES)
+    times = run.times[frames]
+    way = np.stack(
+        [project(run.snapshot(i, rows), float(t)) for i, t in zip(frames, times)], 1
+    )  # (paths, frames, axes)
+    kind: Any = Line3DCollection if project.axes == 3 else LineCollection
+    many = way.shape[0] * way.shape[1] > RASTER
+    look: dict[str, Any] = {"linewidths": 0.8, "alpha": 0.55, "zorder": 1, "rasterized": many}
+    if color == "time" and len(times) > 1:
+        pieces = np.stack((way[:, :-1], way[:, 1:]), 2).reshape(-1, 2, project.axes)
+        middle = np.tile((times[:-1] + times[1:]) / 2, len(way))
+        lines = kind(pieces, cmap=TIME, **look)
+        lines.set_array(middle)
+        lines.set_clim(float(times[0]), float(times[-1]))
+        ax.add_collection(lines)
+        if key:
+            bar = ax.figure.colorbar(lines, ax=ax, shrink=0.6, aspect=28, pad=0.1 if project.axes == 3 else 0.02)
+            bar.solids.set_alpha(1)
+            bar.set_label("time")
+            bar.outline.set_visible(False)  # type: ignore[operator]
+    else:
+        shades = [colors[name] for name in run.label[rows]] if color == "label" and run.label is not None else PATH
+        ax.add_collection(kind(way, colors=shades, **(look if color == "label" else look | {"alpha": 0.25})))
+    corners = np.stack((way.min((0, 1)), way.max((0, 1))))
+    ax.auto_scale_xyz(*corners.T) if project.axes == 3 else ax.update_datalim(corners)  # type: ignore[attr-defined]
+
+
+def dress(ax: Axes, run: Run, project: Projection, *, fixed: bool = False) -> None:
+    """Names and proportions of the axes; ``fixed`` keeps the size of the axes' data and changes their box instead."""
+    ax.set_xlabel(project.labels[0])
+    ax.set_ylabel(project.labels[1])
+    if project.axes == 3:
+        ax.set_zlabel(project.labels[2])  # type: ignore[attr-defined]
+        ax.set_box_aspect((1, 1, 1), zoom=0.9)  # type: ignore[arg-type]
+        return
+    ax.autoscale_view()
+    if project.aspect is not None:
+        ax.set_aspect(project.aspect, adjustable="box" if fixed else "datalim")  # in flow units
+    bare(ax)
+
+
+def checked_color(run: Run, color: str) -> str:
+    """``time``, ``label`` or ``none``.
+
+    Raises:
+        ValueError: If it is none of these, or the particles have no classes.
+    """
+    if color not in COLORS:
+        raise ValueError(f"color {color!r} is not one of {', '.join(COLORS)}")
+    if color == "label" and run.label is None:
+        raise ValueError("color label needs particles with classes, and these have none; choose time or none")
+    return ("time" if run.label is None else "label") if color == "auto" else color
+
+
+_projection = projection
+
+
+def _count(run: Run, shown: np.ndarray) -> str:
+    return f"{run.own}" if len(shown) == run.own else f"{len(shown)} of {run.own}"
+
+
+def _end(run: Run) -> str:
+    return f"end (step {int(run.steps[-1])})"
