@@ -13,8 +13,6 @@ from particles.names import TOYS
 from particles.specification import Specification
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from particles.cloud import Cloud
     from particles.data.tables import Schema, Table
     from particles.processes import Evolve, Train
@@ -86,7 +84,7 @@ class Simulation:
             draft.write_text(spec.dump(self.noted), encoding="utf-8")
         return folder
 
-    def _labels(self) -> dict[str, np.ndarray]:
+    def _labels(self) -> dict[str, Any]:
         """The classes of particles, target and held-out rows by the names that a run has for them, as text."""
         clouds = {"label": self.process.source, "target_label": self.target, "holdout_label": self.holdout}
         levels = self.schema.levels

@@ -76,39 +76,102 @@ def trajectories(
     alone = ax is None
     figure, ax = panel(ax, project.axes)
     rows = spread(run.own, max_paths) if max_paths else np.arange(0)
-    ends = spread(run.own, POINTS) if all_ends else rows
-    among = max(min(len(run.target), POINTS), len(ends))
-    names = levels(run.label, run.target_label) if color == "label" else []
-    colors = class_colors(names)
-
-    last = float(run.times[-1]) or 1.0
-    shown = spread(len(run.target), POINTS)
-    behind = project(run.target[shown], last if project.aspect else 1.05 * last)
-    by_class = run.target_label is not None and color == "label"
-    faint = np.array([colors[name] for name in run.target_label[shown]]) if by_class else TARGET  # type: ignore[index]
-    if len(run.target):
-        dots(ax, behind, faint, "" if names else f"target ({len(run.target)})", alpha=0.3, among=among, zorder=0)
-
+    colors = class_colors(levels(run.label, run.target_label)) if color == "label" else {}
     if len(rows):
         draw_paths(run, rows, project, ax, color, colors, key=key)
-    start = project(run.snapshot(0, ends), float(run.times[0]))
-    end = project(run.snapshot(-1, ends), float(run.times[-1]))
-    dots(ax, start, SOURCE, f"start ({_count(run, ends)})", alpha=0.8, among=among, zorder=3)
-    shade = (
-        np.array([colors[name] for name in run.label[ends]])
-        if run.label is not None and color == "label"
-        else PARTICLES
-    )
-    dots(ax, end, shade, "" if names else _end(run), alpha=0.9, among=among, zorder=4)
-    if names and len(run.target):
-        dots(ax, behind[:0], PATH, f"target ({len(run.target)}), faint", among=among)
-        dots(ax, end[:0], PATH, _end(run), among=among)
-    for name, value in colors.items():
-        dots(ax, end[:0], value, name, among=among)
+    _draw_ends(run, spread(run.own, POINTS) if all_ends else rows, project, ax, colors)
     dress(ax, run, project)
     if key:
         legend(ax, alone=alone)
     return figure
+
+
+def transport(
+    run: Run | Path | str | np.ndarray,
+    target: np.ndarray | None = None,
+    *,
+    projection: Chosen = "auto",
+    color: str = "auto",
+    max_paths: int = 150,
+    key: bool = True,
+    ax: Axes | None = None,
+) -> Figure:
+    """Arrows from where particles started straight to where they are at the end, in front of the target.
+
+    Arguments:
+        run: A run, its folder, or snapshots with shape (T, M, d), of which the first and the last are drawn.
+        target: The target of snapshots, with shape (N, d).
+        projection: How points of many columns are drawn; see ``Chosen`` in ``particles.plot.projection``.
+        color: By ``label`` (the class) or ``none``; ``auto`` is by class where there are classes.
+        max_paths: The most arrows, evenly chosen among the particles.
+        key: Whether there is a legend.
+        ax: Axes to draw on; new ones if there are none.
+
+    Returns:
+        The figure, not shown and not saved.
+
+    Raises:
+        ValueError: If something does not fit, naming it.
+        FileNotFoundError: If the folder is not a run's.
+    """
+    run = as_run(run, target)
+    if color == "time" or (color == "auto" and run.label is None):
+        color = "none"  # an arrow is of all times
+    color = checked_color(run, color)
+    if max_paths < 1:
+        raise ValueError(f"max_paths must be at least 1, not {max_paths}")
+    project = _projection(run, projection)
+    alone = ax is None
+    figure, ax = panel(ax, project.axes)
+    rows = spread(run.own, max_paths)
+    colors = class_colors(levels(run.label, run.target_label)) if color == "label" else {}
+    start, end = _ends(run, rows, project)
+    shades = [colors[name] for name in run.label[rows]] if colors and run.label is not None else PATH
+    look: dict[str, Any] = {"alpha": 0.45, "zorder": 2}
+    if project.axes == 3:
+        ax.quiver(*start.T, *(end - start).T, colors=shades, linewidths=0.7, arrow_length_ratio=0.08, **look)
+    else:
+        ax.quiver(
+            *start.T, *(end - start).T, color=shades, angles="xy", scale_units="xy", scale=1, width=0.0022, headwidth=5,
+            rasterized=len(rows) > RASTER, **look,
+        )  # fmt: skip
+    _draw_ends(run, rows, project, ax, colors)
+    dress(ax, run, project)
+    if key:
+        legend(ax, alone=alone)
+    return figure
+
+
+def _ends(run: Run, rows: np.ndarray, project: Projection) -> tuple[np.ndarray, np.ndarray]:
+    """Where some particles are at first and at last."""
+    first, last = float(run.times[0]), float(run.times[-1])
+    return project(run.snapshot(0, rows), first), project(run.snapshot(-1, rows), last)
+
+
+def _draw_ends(run: Run, rows: np.ndarray, project: Projection, ax: Axes, colors: dict[str, str]) -> None:
+    """The target behind, and starts and ends of some particles before it; by class if there are colours for classes."""
+    among = max(min(len(run.target), POINTS), len(rows))
+    last = float(run.times[-1]) or 1.0
+    shown = spread(len(run.target), POINTS)
+    behind = project(run.target[shown], last if project.aspect else 1.05 * last)
+    faint: Any = TARGET
+    shade: Any = PARTICLES
+    if colors and run.target_label is not None:
+        faint = np.array([colors[name] for name in run.target_label[shown]])
+    if colors and run.label is not None:
+        shade = np.array([colors[name] for name in run.label[rows]])
+    start, end = _ends(run, rows, project)
+    texts = f"target ({len(run.target)})", f"end (step {int(run.steps[-1])})"
+    if len(run.target):
+        dots(ax, behind, faint, None if colors else texts[0], alpha=0.3, among=among, zorder=0)
+    count = f"{run.own}" if len(rows) == run.own else f"{len(rows)} of {run.own}"
+    dots(ax, start, SOURCE, f"start ({count})", alpha=0.8, among=among, zorder=3)
+    dots(ax, end, shade, None if colors else texts[1], alpha=0.9, among=among, zorder=4)
+    if colors:
+        for text in [f"{texts[0]}, faint"] * bool(len(run.target)) + [texts[1]]:
+            dots(ax, end[:0], PATH, text, among=among)
+    for name, value in colors.items():
+        dots(ax, end[:0], value, name, among=among)
 
 
 def draw_paths(
@@ -132,14 +195,18 @@ def draw_paths(
         ax.add_collection(lines)
         if key:
             bar = ax.figure.colorbar(lines, ax=ax, shrink=0.6, aspect=28, pad=0.1 if project.axes == 3 else 0.02)
-            bar.solids.set_alpha(1)
+            if bar.solids is not None:
+                bar.solids.set_alpha(1)
             bar.set_label("time")
             bar.outline.set_visible(False)  # type: ignore[operator]
     else:
         shades = [colors[name] for name in run.label[rows]] if color == "label" and run.label is not None else PATH
         ax.add_collection(kind(way, colors=shades, **(look if color == "label" else look | {"alpha": 0.25})))
     corners = np.stack((way.min((0, 1)), way.max((0, 1))))
-    ax.auto_scale_xyz(*corners.T) if project.axes == 3 else ax.update_datalim(corners)  # type: ignore[attr-defined]
+    if project.axes == 3:
+        ax.auto_scale_xyz(*corners.T)  # type: ignore[attr-defined]
+    else:
+        ax.update_datalim(corners)
 
 
 def dress(ax: Axes, run: Run, project: Projection, *, fixed: bool = False) -> None:
@@ -148,7 +215,7 @@ def dress(ax: Axes, run: Run, project: Projection, *, fixed: bool = False) -> No
     ax.set_ylabel(project.labels[1])
     if project.axes == 3:
         ax.set_zlabel(project.labels[2])  # type: ignore[attr-defined]
-        ax.set_box_aspect((1, 1, 1), zoom=0.9)  # type: ignore[arg-type]
+        ax.set_box_aspect((1, 1, 1), zoom=0.9)  # type: ignore[call-arg,arg-type]
         return
     ax.autoscale_view()
     if project.aspect is not None:
@@ -170,11 +237,3 @@ def checked_color(run: Run, color: str) -> str:
 
 
 _projection = projection
-
-
-def _count(run: Run, shown: np.ndarray) -> str:
-    return f"{run.own}" if len(shown) == run.own else f"{len(shown)} of {run.own}"
-
-
-def _end(run: Run) -> str:
-    return f"end (step {int(run.steps[-1])})"

@@ -100,7 +100,7 @@ def _columns(run: Run, chosen: list[int]) -> Projection:
 
 
 def _components(run: Run, count: int) -> Projection:
-    reference = run.target if len(run.target) > 1 else run.snapshot(-1)
+    reference = (run.target if len(run.target) > 1 else run.snapshot(-1)).astype(float)
     centre = reference.mean(0)
     _, scales, rows = np.linalg.svd((reference - centre) / run.units, full_matrices=False)
     rows = rows * np.sign(rows[np.arange(len(rows)), np.abs(rows).argmax(1)])[:, None]  # SVD leaves the signs open

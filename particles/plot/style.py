@@ -81,12 +81,9 @@ def dots(
     """
     count = max(len(points), among)
     size = float(np.clip(3000 / max(count, 1), 2, 14))
-    named = {"c" if isinstance(color, np.ndarray) else "color": color}
-    if ax.name == "3d":
-        more.setdefault("depthshade", False)
-    return ax.scatter(
-        *points.T, s=size, alpha=alpha, label=label, linewidths=0, rasterized=count > RASTER, **named, **more
-    )
+    more |= {"s": size, "c" if isinstance(color, np.ndarray) else "color": color}
+    more |= {"depthshade": False} if ax.name == "3d" else {}
+    return ax.scatter(*points.T, alpha=alpha, label=label, linewidths=0, rasterized=count > RASTER, **more)
 
 
 def legend(ax: Axes, *, alone: bool) -> None:

@@ -108,18 +108,23 @@ class Run:
                 f"a trajectory has the shape (T, M, d), or (M, d) for one snapshot, not {trajectory.shape}"
             )
         dimension = trajectory.shape[2]
-        target = np.empty((0, dimension)) if target is None else np.asarray(target)
-        times = np.arange(len(trajectory)) if times is None else np.asarray(times)
+        target = np.empty((0, dimension)) if target is None else np.atleast_1d(target)
+        times = np.arange(len(trajectory)) if times is None else np.atleast_1d(times)
         names = [f"x{i}" for i in range(dimension)] if columns is None else list(columns)
-        found = {
+        given = {
+            name: None if some is None else np.asarray(some).astype(str)
+            for name, some in (("label", label), ("target_label", target_label))
+        }
+        found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
             "target": (target.shape, (len(target), dimension)),
             "times": (times.shape, (len(trajectory),)),
             "columns": ((len(names),), (dimension,)),
-            "label": (np.shape(label), (trajectory.shape[1],)),
-            "target_label": (np.shape(target_label), (len(target),)),
         }
+        for name, count in (("label", trajectory.shape[1]), ("target_label", len(target))):
+            if (some := given[name]) is not None:
+                found[name] = some.shape, (count,)
         for name, (shape, right) in found.items():
-            if shape != right and not (shape == () and name.endswith("label")):
+            if shape != right:
                 raise ValueError(f"{name} has the shape {shape}; for this trajectory it is {right}")
         return Run(
             path=None,
@@ -133,8 +138,7 @@ class Run:
             columns=names,
             units=np.ones(dimension),
             carried=0,
-            label=None if label is None else np.asarray(label).astype(str),
-            target_label=None if target_label is None else np.asarray(target_label).astype(str),
+            **given,
         )
 
     @property
@@ -145,7 +149,7 @@ class Run:
     @property
     def own(self) -> int:
         """The number of particles that are not carried."""
-        return self.trajectory.shape[1] - self.carried
+        return int(self.trajectory.shape[1]) - self.carried
 
     def snapshot(self, index: int, rows: np.ndarray | slice | None = None) -> np.ndarray:
         """A snapshot of the particles, without the carried ones, or of some of them, with shape (m, d), in memory."""
