@@ -18,7 +18,7 @@ ORDER = [
     {"run"},
     {"specification"},
     {"inputs", "methods"},
-    {"generative"},
+    {"generative", "repetition"},
     {"blockwise", "containers"},
     {"selection", "strategies"},
     {"build", "quality", "augmentation"},
