@@ -66,7 +66,7 @@ def made(words):
 
 def parsed(words):
     """The specification that the command line makes of some words."""
-    known = {field for field in Specification.__dataclass_fields__}
+    known = set(Specification.__dataclass_fields__)
     params = simulate.make_context("simulate", [*words]).params
     return Specification(**{name: value for name, value in params.items() if name in known})
 
