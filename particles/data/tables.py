@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import itertools
 import logging
-import re
-import warnings
-import zipfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from particles.cloud import Cloud
+from particles.data.files import Rows, array_frame, read_rows, some
 from particles.data.kinds import plain_dtype
 
 logger = logging.getLogger("particles")
@@ -74,27 +68,12 @@ def array_table(
     Raises:
         ValueError: If the array is not one of at least ``least`` rows of finite real numbers.
     """
-    frame = _array_frame(name, values, label, label_name)
-    return _frame_table(name, frame, None if label is None else label_name, True, 1, least)
-
-
-def _array_frame(name: str, values: np.ndarray, label: np.ndarray | None, label_name: str) -> pd.DataFrame:
-    if values.ndim == 1:
-        values = values[:, None]
-    if values.ndim != 2 or values.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{name}: expected an array of real numbers with shape (rows, columns), not {values.dtype} {values.shape}"
-        )
-    frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
-    if label is None:
-        return frame
-    if label.shape != (len(values),):
-        raise ValueError(f"{name}: the labels need shape ({len(values)},), one per row, not {label.shape}")
-    return frame.assign(**{label_name: label})
+    rows = Rows(array_frame(name, values, label, label_name), True)
+    return _frame_table(name, rows, None if label is None else label_name, least)
 
 
 def read_table(path: Path, label: str | None = None, header: bool | None = None, least: int = 2) -> Table:
-    """Reads CSV (any usual separator), Parquet, ``.npy`` or ``.npz``.
+    """Reads CSV (any usual separator, encoding and decimal mark), Parquet, ``.npy`` or ``.npz``, compressed or not.
 
     An ``.npz`` file holds the rows in its only array or in the one called ``x``; ``label`` may name another.
 
@@ -108,9 +87,7 @@ def read_table(path: Path, label: str | None = None, header: bool | None = None,
         ValueError: If the file cannot be read as such, naming file, line and column.
         FileNotFoundError: If there is no such file.
     """
-    frame, named = _read(path, label, header)
-    first_line = 2 if named and _kind(path) == "csv" else 1
-    return _frame_table(str(path), frame, label, named, first_line, least)
+    return _frame_table(str(path), read_rows(path, label, header), label, least)
 
 
 def read_frame(
@@ -134,10 +111,11 @@ def read_frame(
         ValueError: If the file cannot be read as such, or has no column (or array) ``label``.
         FileNotFoundError: If there is no such file.
     """
-    frame, named = _read(path, label, header, text)
+    rows = read_rows(path, label, header, text)
+    frame = rows.frame
     if label is not None and label not in frame.columns:
-        raise ValueError(f"{path} has no column {label!r} for the labels; it has {_some(frame.columns)}")
-    return frame, named
+        raise ValueError(f"{path} has no column {label!r} for the labels; it has {some(frame.columns)}")
+    return frame, rows.named
 
 
 def text_columns(frame: pd.DataFrame) -> list[str]:
@@ -146,149 +124,16 @@ def text_columns(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name, held in found if held == "string"]
 
 
-def _kind(path: Path) -> str:
-    return {".npy": "array", ".npz": "array", ".parquet": "parquet", ".pq": "parquet"}.get(path.suffix.lower(), "csv")
-
-
-def _read(
-    path: Path, label: str | None, header: bool | None, text: Collection[str] | None = None
-) -> tuple[pd.DataFrame, bool]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected a CSV, Parquet, npy or npz file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    kind = _kind(path)
-    if kind == "array":
-        return _read_arrays(path, label), True
-    return (_read_parquet(path), True) if kind == "parquet" else _read_csv(path, header, text)
-
-
-def _read_arrays(path: Path, label: str | None) -> pd.DataFrame:
-    try:
-        found = np.load(path, allow_pickle=False)
-        arrays = found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as a NumPy file: {error}") from None
-    if isinstance(arrays, np.ndarray):
-        if label is not None:
-            raise ValueError(f"{path} is one array and has no column {label!r}; put rows and labels into an npz file")
-        return _array_frame(str(path), arrays, None, "label")
-    if label is not None and label not in arrays:
-        raise ValueError(f"{path} has no array {label!r} for the labels; it holds {', '.join(arrays)}")
-    rows = [name for name in arrays if name != label]
-    chosen = "x" if "x" in rows else rows[0] if len(rows) == 1 else None
-    if chosen is None:
-        raise ValueError(f"{path} holds the arrays {', '.join(arrays)}; expected one, or one called x")
-    return _array_frame(str(path), arrays[chosen], arrays[label] if label else None, label or "label")
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except ImportError:
-        raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install 'lipschitz-particles[parquet]'") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
-
-
-def _read_csv(path: Path, header: bool | None, kept: Collection[str] | None = None) -> tuple[pd.DataFrame, bool]:
-    """The rows; unless ``kept`` is ``None``, these columns and those of codes such as 00123 are kept as text."""
-
-    def parse(dtype: Any) -> pd.DataFrame:
-        return pd.read_csv(
-            io.StringIO(text),
-            index_col=False,
-            sep=r"\s+" if separator == " " else separator,
-            header=0 if header else None,
-            skip_blank_lines=False,
-            skipinitialspace=True,
-            float_precision="round_trip",
-            dtype=dtype,
-        )
-
-    try:
-        text = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
-        while not text.rpartition("\n")[2].strip() and text:  # blank lines at the end
-            text = text.rpartition("\n")[0].rstrip("\r\n")
-        head = [line.rstrip("\r\n") for line in itertools.islice(io.StringIO(text), 20)]
-        if not head or not head[0].strip():
-            raise ValueError(f"{path}, line 1 is blank; expected the names of the columns, or the first row")
-        separator = _separator(head)
-        names = (
-            head[0].split() if separator == " " else next(csv.reader(head, delimiter=separator, skipinitialspace=True))
-        )
-        names = [name.strip() for name in names]
-        header = _is_header(names) if header is None else header
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            frame = parse(None)
-            if kept is not None and (kept or re.search(r"(?<![\d.eE+-])0\d", text)):
-                written = parse(str)
-                whole = [name for name in frame.columns if frame[name].dtype.kind in "iuf"]
-                codes = [
-                    name
-                    for name in whole
-                    if str(name).strip() in kept or written[name].str.fullmatch(r"\s*0\d+\s*").eq(True).any()
-                ]
-                frame = parse(dict.fromkeys(codes, str)) if codes else frame
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except pd.errors.ParserWarning:
-        raise ValueError(f"{path}, line 2: more entries than the {len(names)} columns that the header names") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {str(error).strip()}") from None
-    if not header:
-        frame.columns = pd.Index([f"x{i}" for i in range(frame.shape[1])])
-    elif duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}: the column name {duplicates[0]!r} occurs more than once")
-    return _without_index(path, frame.rename(columns=lambda name: str(name).strip())), header
-
-
-def _separator(lines: Sequence[str]) -> str:
-    counts = {mark: min(line.count(mark) for line in lines) for mark in ",;\t|"}
-    best = max(counts, key=lambda mark: counts[mark])
-    if counts[best]:
-        return best
-    fields = [line.split() for line in lines]
-    aligned = len(fields[0]) > 1 and all(len(row) == len(fields[0]) for row in fields)
-    return " " if aligned and all(_numeric(entry) for row in fields[1:] for entry in row) else ","
-
-
-def _is_header(first: Sequence[str]) -> bool:
-    places = list(first[1:] if first[0] == "" else first)  # pandas writes 0, 1, … for columns without names
-    counted = len(first) > 1 and places == [str(i) for i in range(len(places))]
-    return counted or not all(_numeric(entry) for entry in first if entry)
-
-
-def _numeric(entry: str) -> bool:
-    try:
-        float(entry)
-    except ValueError:
-        return False
-    return True
-
-
-def _without_index(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without the row numbers that pandas writes into a first column without a name."""
-    first = frame.columns[0]
-    if first.startswith("Unnamed: ") and np.array_equal(frame[first], np.arange(len(frame))):
-        logger.warning("%s: the first column has no name and counts the rows; it is left out", path)
-        return frame.drop(columns=first)
-    return frame
-
-
-def _frame_table(name: str, frame: pd.DataFrame, label: str | None, header: bool, first_line: int, least: int) -> Table:
-    """Checks a frame and takes it apart; ``first_line`` is the number, in the file, of its first row."""
-    place, classes = None, None
+def _frame_table(name: str, rows: Rows, label: str | None, least: int) -> Table:
+    """Checks a frame and takes it apart."""
+    frame, place, classes = rows.frame, None, None
     if label is not None:
         if label not in frame.columns:
-            raise ValueError(f"{name} has no column {label!r} for the labels; it has {_some(frame.columns)}")
+            raise ValueError(f"{name} has no column {label!r} for the labels; it has {some(frame.columns)}")
         place = (label, list(frame.columns).index(label))
         classes = frame[label].to_numpy()
         if (missing := frame[label].isna().to_numpy()).any():
-            raise ValueError(f"{name}, line {first_line + int(missing.argmax())}: the label {label!r} is missing")
+            raise ValueError(f"{name}, line {rows.line(int(missing.argmax()))}: the label {label!r} is missing")
         frame = frame.drop(columns=label)
     if frame.shape[1] == 0:
         raise ValueError(f"{name} has no column of numbers")
@@ -297,15 +142,15 @@ def _frame_table(name: str, frame: pd.DataFrame, label: str | None, header: bool
         raise ValueError(f"{name} has {len(frame)} row{'s' * (len(frame) != 1)}; {needed}")
     values = np.empty(frame.shape)
     for i, column in enumerate(frame.columns):
-        values[:, i] = _numbers(name, str(column), frame[column], first_line)
+        values[:, i] = _numbers(name, str(column), frame[column], rows.line)
     return Table(
-        name, values, tuple(map(str, frame.columns)), tuple(map(plain_dtype, frame.dtypes)), header, classes, place
+        name, values, tuple(map(str, frame.columns)), tuple(map(plain_dtype, frame.dtypes)), rows.named, classes, place
     )
 
 
-def _numbers(name: str, column: str, series: pd.Series, first_line: int) -> np.ndarray:
+def _numbers(name: str, column: str, series: pd.Series, line: Callable[[int], int]) -> np.ndarray:
     def place(at: np.ndarray) -> str:
-        return f"{name}, line {first_line + int(at.argmax())}, column {column!r}"
+        return f"{name}, line {line(int(at.argmax()))}, column {column!r}"
 
     missing = series.isna().to_numpy()
     if series.dtype.kind not in "biuf":
@@ -325,12 +170,6 @@ def _numbers(name: str, column: str, series: pd.Series, first_line: int) -> np.n
             f"{place(large)}: an integer beyond 2^53 would lose digits; drop the column if it is an identifier"
         )
     return values
-
-
-def _some(names: Iterable[str], most: int = 8) -> str:
-    names = list(names)
-    listed = ", ".join(repr(str(name)) for name in names[:most])
-    return listed + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @dataclass(frozen=True)
@@ -372,7 +211,7 @@ class Schema:
             raise ValueError(f"{table.name}: every column is constant, so there is nothing to flow to")
         if not varying.all():
             constant = [name for name, varies in zip(table.columns, varying) if not varies]
-            logger.warning("%s: kept constant: column%s %s", table.name, "s" * (len(constant) > 1), _some(constant))
+            logger.warning("%s: kept constant: column%s %s", table.name, "s" * (len(constant) > 1), some(constant))
         values = table.values[:, varying]
         shift = values.mean(0) if scale != "none" else np.zeros(values.shape[1])
         with np.errstate(over="ignore", invalid="ignore"):  # checked below
