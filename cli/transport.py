@@ -67,15 +67,14 @@ def command(
       particles transport runs/learnt --input new.csv --output moved.csv --time-steps 20
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    from particles.build import build
+    from particles.restored import rebuilt
     from particles.run.files import replacing
     from particles.run.loop import Diverged
 
     try:
         spec = _specification(run, device, time_steps)
         _check_apart(run, spec, given, {"--output": output, "--trajectory": trajectory}, overwrite)
-        simulation = build(spec)
-        simulation.check_data(run)
+        simulation = rebuilt(run, spec)
         cloud = _points(simulation, given)
         stop = _last(simulation, run) if stop is None else stop
         with Progress(stop, quiet) as bar:
@@ -166,7 +165,7 @@ def _moved(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
 def _generated(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
     """The points after so many Euler steps along a flow that is known at all places and times."""
     from particles.processes import State
-    from particles.run.store import Folder
+    from particles.restored import restore
 
     spec, process = simulation.spec, simulation.process
     if spec.solver == "plan":
@@ -175,8 +174,7 @@ def _generated(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> 
         )
     if not 0 <= stop <= spec.time_steps * spec.stages:
         raise ValueError(f"step {stop} is not one of the flow's, 0 to {spec.time_steps * spec.stages}")
-    if Folder(run, simulation.schema).restore(process) is None:
-        raise ValueError(f"{run} has no checkpoint yet; let the run go on first (simulate --resume {run})")
+    restore(simulation, run)
     path = process.flow.path(cloud, spec.time_steps, process.key.fold("path"))
     for k, reached in enumerate(path[: stop + 1]):
         look(State(k, k * spec.horizon / spec.time_steps, reached))

@@ -75,13 +75,13 @@ class Simulation:
             raise RunError(
                 f"the run in {path} is at step {reached} already; steps must be at least that, not {spec.steps}"
             )
+        with replacing(path / "spec.toml") as draft:
+            draft.write_text(spec.dump(self.noted), encoding="utf-8")
         if not (path / "data.npz").exists():
             target = self.schema.points(self.target.x)
             holdout = target[:0] if self.holdout is None else self.schema.points(self.holdout.x)
             with replacing(path / "data.npz") as draft, open(draft, "wb") as file:
                 np.savez(file, target=target, holdout=holdout, **self._labels())
-        with replacing(path / "spec.toml") as draft:
-            draft.write_text(spec.dump(self.noted), encoding="utf-8")
         return folder
 
     def _labels(self) -> dict[str, Any]:
@@ -182,9 +182,15 @@ def build(spec: Specification) -> Simulation:
 
 
 def _data_note(schema: Schema, holdout: Table | None, source: str | None) -> dict[str, Any]:
+    import numpy as np
+
     note: dict[str, Any] = {
         "columns": schema.columns,
         "units": [float(unit) for unit in schema.unit],
+        "constant_at": np.flatnonzero(
+            ~schema.varying
+        ).tolist(),  # the places and values of the columns that were left out
+        "constant": schema.table.values[0, ~schema.varying].tolist(),
         "target_rows": len(schema.table),
         "holdout_rows": 0 if holdout is None else len(holdout),
         "target_fingerprint": schema.table.fingerprint,

@@ -82,6 +82,9 @@ class Analytic(Flow):
     def phi(self, cloud):
         return self.height(cloud.x)
 
+    def landscape(self, t, cloud):
+        return self.phi(cloud), -self.formula(t, cloud.x)
+
     def state_dict(self):
         return {}
 

@@ -22,6 +22,7 @@ ORDER = [
     {"blockwise", "containers"},
     {"selection", "strategies"},
     {"build", "quality", "augmentation"},
+    {"restored"},
     {"augmenter", "plot"},
     {"cli", "examples"},
 ]

@@ -30,6 +30,12 @@ class Flow(ABC):
     def phi(self, cloud: Cloud) -> Tensor:
         """What the particles of ``cloud`` descend, as it was last fitted: its value at every point, with shape :math:`(n,)`."""
 
+    @abstractmethod
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        """What points at the time ``t`` go down, as it was last fitted: its values at every point, with shape :math:`(n,)`, and its
+        gradients, with shape :math:`(n, d)`; without noise.
+        """
+
     def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
         """The velocity of points that only ride along, with the potential as it was last fitted, with shape :math:`(n, d)`."""
         return self.field(t, cloud, key)[0]

@@ -66,6 +66,9 @@ class GradientFlow(Flow):
     def phi(self, cloud: Cloud) -> Tensor:
         return self.potential.phi(cloud)
 
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        return self.potential.phi(cloud), self.potential.grad(cloud)
+
     def record(self) -> dict[str, Any]:
         return self.potential.record()
 

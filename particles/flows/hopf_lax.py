@@ -25,6 +25,8 @@ from particles.potentials.base import Info
 from particles.potentials.plan import proximal_plan
 from particles.potentials.transport import TransportPotential, charged
 
+NONE = "a plan knows where its particles go, and no potential; the flow of Hopf and Lax (the solver transport) has one"
+
 
 class HopfLaxFlow(Generative):
     r"""Fits g to the particles once, at its first velocity, and takes any point along :math:`v = -\nabla U / \alpha` ever after.
@@ -82,10 +84,14 @@ class HopfLaxFlow(Generative):
 
     def phi(self, cloud: Cloud) -> Tensor:
         """U at the end: the discriminator."""
+        return self._value(self.horizon, cloud.x)
+
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        return self._value(t, cloud.x), self.slope(t, cloud.x)
+
+    def _value(self, t: float, x: Tensor) -> Tensor:
         q, dual = self._dual()
-        return softmin(
-            cloud.x, q.x, dual, self._price(self.horizon), self.potential.now, backend=self.potential.backend
-        )
+        return softmin(x, q.x, dual, self._price(t), self.potential.now, backend=self.potential.backend)
 
     def _price(self, t: float) -> Radial:
         radius = self.cost.reach(self.lipschitz, self.horizon - t)
@@ -158,7 +164,10 @@ class PlannedFlow(Generative):
         return self.speed, self.found | {"kinetic_energy": cloud.mean(self.cost.kinetic(self.speed))}
 
     def phi(self, cloud: Cloud) -> Tensor:
-        raise ValueError("a plan knows where its particles go, and no potential; the flow of Hopf and Lax has one")
+        raise ValueError(NONE)
+
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        raise ValueError(NONE)
 
     def state_dict(self) -> dict[str, Any]:
         return {"speed": self.speed, "found": dict(self.found)}

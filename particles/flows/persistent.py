@@ -54,6 +54,9 @@ class PersistentPotential(Flow):
     def phi(self, cloud: Cloud) -> Tensor:
         return self.flow.phi(cloud)
 
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        return self.flow.landscape(t, cloud)
+
     def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
         return self.flow.ride(t, cloud, key)
 
@@ -114,6 +117,9 @@ class PersistentBatch(Flow):
 
     def phi(self, cloud: Cloud) -> Tensor:
         return self.flow.phi(cloud)
+
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        return self.flow.landscape(t, cloud)
 
     def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
         return self.flow.ride(t, cloud, key)

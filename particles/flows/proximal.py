@@ -212,6 +212,12 @@ class ProximalFlow(Generative):
             value: Tensor = self.networks[-1](cloud.x, self.networks[-1].horizon, cloud.label)
         return value
 
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        network, local = self._stage(t)
+        with torch.no_grad():
+            found = network.slopes(cloud.x, local, cloud.label)
+        return found.value, found.in_x
+
     def path(self, cloud: Cloud, steps: int, key: Key = ROOT) -> list[Cloud]:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}")

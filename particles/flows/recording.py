@@ -54,6 +54,9 @@ class Recorder(Flow):
     def phi(self, cloud: Cloud) -> Tensor:
         return self.flow.phi(cloud)
 
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        return self.flow.landscape(t, cloud)
+
     def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
         return self.flow.ride(t, cloud, key)
 
@@ -108,12 +111,7 @@ class Replay(Flow):
         if not self.potentials:
             raise ValueError("the recorded step has fewer velocities than its stepper asks for")
         if (record := self.potentials.pop(0)) is not None:
-            try:
-                self.flow.recall(_mapped(record, lambda tensor: tensor.to(cloud.x.device)))
-            except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-                raise ValueError(
-                    f"the recorded potential is not of this flow ({str(error).partition(chr(10))[0]})"
-                ) from None
+            recall(self.flow, record, cloud.x.device)
         return self.flow.ride(t, cloud, key), {"divergence": math.nan}
 
     def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
@@ -121,6 +119,9 @@ class Replay(Flow):
 
     def phi(self, cloud: Cloud) -> Tensor:
         return self.flow.phi(cloud)
+
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        return self.flow.landscape(t, cloud)
 
     def steer(self, number: Tensor | float) -> float:
         if not self.numbers:
@@ -132,6 +133,18 @@ class Replay(Flow):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.flow.load_state_dict(state)
+
+
+def recall(flow: Flow, record: dict[str, Any], device: torch.device) -> None:
+    """Makes the potential of a flow what it was, by a record of a tape.
+
+    Raises:
+        ValueError: If it is not that of such a flow.
+    """
+    try:
+        flow.recall(_mapped(record, lambda tensor: tensor.to(device)))
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the recorded potential is not of this flow ({str(error).partition(chr(10))[0]})") from None
 
 
 def _copied(record: Any) -> Any:

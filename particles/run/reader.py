@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from particles.run.files import UNREADABLE, first_line, read_growing, whole_lines
 
 DATA = ("target", "holdout", "label", "target_label", "holdout_label")
 """What ``data.npz`` holds; labels only where there are classes."""
@@ -34,6 +37,8 @@ class Run:
         label: The class of each particle, as text with shape (M,), or ``None``.
         target_label: The class of each target row, with shape (N,), or ``None``.
         holdout_label: The class of each held-out row, with shape (H,), or ``None``.
+        constant: The value of each constant column of the target's table, which took no part, by its place among all columns; ``None``
+            if the run does not say, as those of older versions.
     """
 
     path: Path | None
@@ -50,33 +55,23 @@ class Run:
     label: np.ndarray | None = None
     target_label: np.ndarray | None = None
     holdout_label: np.ndarray | None = None
+    constant: dict[int, float] | None = None
 
     @staticmethod
     def open(path: Path | str) -> Run:
-        """Reads a run folder.
+        """Reads a run folder, of a run that has ended, goes on or was killed: rows and snapshots that are not whole are left out.
 
         Raises:
             FileNotFoundError: If it is not one.
+            ValueError: If a file of it is damaged, naming the folder.
         """
         path = Path(path)
         if not (path / "spec.toml").exists() or not (path / "trajectory.npy").exists():
             raise FileNotFoundError(f"{path} is not a run folder: it has no spec.toml, or no trajectory.npy yet")
-        spec = tomllib.loads((path / "spec.toml").read_text(encoding="utf-8"))
-        index = pd.read_csv(path / "trajectory.csv")
-        with np.load(path / "data.npz", allow_pickle=False) as data:
-            known = {name: data[name] for name in DATA if name in data.files}
-        return Run(
-            path=path,
-            spec=spec,
-            series=pd.read_csv(path / "series.csv"),
-            steps=index["step"].to_numpy(),
-            times=index["time"].to_numpy(),
-            trajectory=np.load(path / "trajectory.npy", mmap_mode="r")[: len(index)],
-            columns=spec["data"]["columns"],
-            units=np.array(spec["data"]["units"]),
-            carried=spec["carried"],
-            **known,
-        )
+        try:
+            return _read(path)
+        except UNREADABLE as error:
+            raise ValueError(f"{path} cannot be read as a run ({first_line(error)}); repeat the run") from None
 
     @staticmethod
     def of(
@@ -138,6 +133,7 @@ class Run:
             columns=names,
             units=np.ones(dimension),
             carried=0,
+            constant={},
             **given,
         )
 
@@ -155,6 +151,16 @@ class Run:
         """A snapshot of the particles, without the carried ones, or of some of them, with shape (m, d), in memory."""
         return np.array(self.trajectory[index, : self.own] if rows is None else self.trajectory[index, rows])
 
+    def table(self, points: np.ndarray) -> np.ndarray:
+        """Points, with shape (n, d), as rows of the target's table: with its constant columns in their places, in double precision."""
+        constant = self.constant or {}
+        rows = np.empty((len(points), points.shape[1] + len(constant)))
+        varying = np.ones(rows.shape[1], dtype=bool)
+        varying[list(constant)] = False
+        rows[:, varying] = points
+        rows[:, ~varying] = [constant[place] for place in sorted(constant)]
+        return rows
+
     def nearest(self, times: Sequence[float] | np.ndarray) -> np.ndarray:
         """The numbers of the snapshots nearest to some times, without repetitions, in order.
 
@@ -166,3 +172,32 @@ class Run:
             if not first <= time <= last * (1 + 1e-6):
                 raise ValueError(f"time {time:g} is not in the run, which goes from {first:g} to {last:g}")
         return np.unique([np.abs(self.times - time).argmin() for time in times])
+
+
+def _constant(data: dict[str, Any]) -> dict[int, float] | None:
+    if "constant_at" not in data:
+        return None
+    return dict(zip(data["constant_at"], data["constant"], strict=True))
+
+
+def _read(path: Path) -> Run:
+    spec = tomllib.loads((path / "spec.toml").read_text(encoding="utf-8"))
+    trajectory = read_growing(path / "trajectory.npy")
+    index = pd.read_csv(io.StringIO(whole_lines(path / "trajectory.csv")))[: len(trajectory)]
+    if index.empty:
+        raise ValueError("there is no snapshot yet")
+    with np.load(path / "data.npz", allow_pickle=False) as data:
+        known = {name: data[name] for name in DATA if name in data.files}
+    return Run(
+        path=path,
+        spec=spec,
+        series=pd.read_csv(io.StringIO(whole_lines(path / "series.csv"))),
+        steps=index["step"].to_numpy(),
+        times=index["time"].to_numpy(),
+        trajectory=trajectory[: len(index)],
+        columns=spec["data"]["columns"],
+        units=np.array(spec["data"]["units"]),
+        carried=spec["carried"],
+        constant=_constant(spec["data"]),
+        **known,
+    )
