@@ -1,9 +1,13 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and files that grow and are whole up to where they end."""
 
 from __future__ import annotations
 
+import csv
+import errno
 import os
 import pickle
+import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +20,12 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     ValueError,
+    ArithmeticError,
     EOFError,
     OSError,
+    MemoryError,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
 )
 """What reading a damaged file can raise."""
 
@@ -32,29 +39,90 @@ def first_line(error: BaseException) -> str:
 def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:
     """A name to write to in place of ``path``; if all went well, it replaces ``path`` at one stroke.
 
-    What is not ``lasting`` may be lost if the machine stops before ``settle``; it is not waited for then.
+    What is not ``lasting`` may be lost if the machine stops before ``settle``; it is not waited for then. A link stays one: what it leads
+    to is replaced.
+
+    Raises:
+        OSError: If ``path`` is a device, a pipe or a folder, which cannot be replaced.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "this is a folder, a device or a pipe; name a file", str(path))
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield draft
         if lasting:
             settle(draft)
         os.replace(draft, path)
+        if lasting:
+            settle(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Removes the drafts that processes which were killed have left in a folder; to be called by who alone writes there."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9]+\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
 def settle(path: Path) -> None:
-    """Waits until a file is on its disk."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+    """Waits until a file, or the names in a folder, are on their disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot wait for folders
+            raise
+    finally:
+        os.close(file)
+
+
+def whole_lines(path: Path) -> str:
+    """The text of a file that grows by lines, without a last one that was cut short."""
+    text = path.read_text(encoding="utf-8")
+    return text[: text.rfind("\n") + 1]
+
+
+def read_series(path: Path) -> list[dict[str, float]]:
+    """The rows of a CSV that grows, if it is there; a last line that was cut short is left out."""
+    lines = whole_lines(path).splitlines() if path.exists() else []
+    return [{name: _number(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+
+
+def _number(text: str) -> float:
+    """An integer stays one, so that a row which is written again is the same row."""
+    return int(text) if text.isdigit() else float(text)
+
+
+def read_growing(path: Path) -> np.ndarray:
+    """The rows of a ``.npy`` file that grows, read from disk as needed; a last row that was cut short is left out.
+
+    Raises:
+        ValueError: If it is not a file of numbers.
+    """
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{path} is not a file of this kind: version {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+    row = int(np.prod(shape[1:], dtype=object)) * dtype.itemsize if shape else 0
+    if dtype.hasobject or not row:
+        raise ValueError(f"{path} holds no rows of numbers, but {dtype} of shape {shape}")
+    rows = min(shape[0], (size - start) // row)
+    if rows <= 0:
+        return np.empty((0, *shape[1:]), dtype)
+    return np.memmap(path, dtype, "r", start, (rows, *shape[1:]))
 
 
 class GrowingArray:
     """A ``.npy`` file that rows are appended to, and that ``numpy.load`` can read at any moment.
 
     The header declares how many rows there are and is written after the rows, so a kill between the two leaves a
-    valid file and some bytes behind its end, which the next append overwrites.
+    valid file and some bytes behind its end, which the next append overwrites. If the machine stopped, the file may end before the rows
+    that it declares: those that are whole count.
 
     Arguments:
         path: The file; made if it is not there.
@@ -72,7 +140,7 @@ class GrowingArray:
         self.size = int(np.prod(self.shape)) * self.dtype.itemsize
         self.rows = 0
         if path.exists():
-            found = np.load(path, mmap_mode="r")
+            found = read_growing(path)
             if found.shape[1:] != self.shape or found.dtype != self.dtype:
                 raise ValueError(
                     f"{path} holds rows of shape {found.shape[1:]}, {found.dtype}; expected {self.shape}, {dtype}"

@@ -62,12 +62,19 @@ def simulate(
         The last state, as the process shows it.
 
     Raises:
+        Locked: If another process is writing to the store.
         RunError: If the store cannot be gone on with, or is beyond ``stop`` already.
         Diverged: If a measured number is not finite, with the step in which it arose.
         Interrupted: After SIGINT or SIGTERM.
+        Unwritable: If the store cannot be written, as the disk is full; go on from its last checkpoint when there is room.
     """
     keep_freed_memory()
     store = Memory() if store is None else store
+    with store.held():
+        return _simulate(process, stop, store, observers, at_rest)
+
+
+def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Observer], at_rest: Rule | None) -> State:
     state = store.resume(process)  # potentials reloaded, later rows dropped; or None
     if state is None:
         state = process.init()

@@ -16,20 +16,31 @@ A run folder holds
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from particles.cloud import Cloud
 from particles.data.tables import Schema
 from particles.flows.recording import Tape
 from particles.processes import Process, State
-from particles.run.files import UNREADABLE, GrowingArray, first_line, replacing
+from particles.run.files import (
+    UNREADABLE,
+    GrowingArray,
+    first_line,
+    read_growing,
+    read_series,
+    replacing,
+    settle,
+    sweep,
+)
+from particles.run.lock import locked
 from particles.run.recording import Recording
 
 Row = dict[str, float]
@@ -37,6 +48,25 @@ Row = dict[str, float]
 
 class RunError(ValueError):
     """A run that cannot be gone on with."""
+
+
+class Unwritable(OSError):
+    """A run cannot be written, as the disk is full or gone; what its folder holds is good to go on with from the last checkpoint."""
+
+
+def writing(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of a ``Folder`` whose troubles with the disk are ``Unwritable``."""
+
+    @functools.wraps(method)
+    def guarded(self: Folder, *arguments: Any) -> None:
+        try:
+            method(self, *arguments)
+        except Unwritable:
+            raise
+        except OSError as error:
+            raise Unwritable(error.errno, error.strerror or str(error), error.filename or str(self.path)) from None
+
+    return guarded
 
 
 FILES = (
@@ -60,6 +90,10 @@ class Store(ABC):
     """
 
     rows: list[Row]
+
+    def held(self) -> AbstractContextManager[None]:
+        """What is to be entered while a run goes on: it keeps others from writing to the same place."""
+        return nullcontext()
 
     @abstractmethod
     def logs(self, k: int) -> bool:
@@ -176,6 +210,9 @@ class Folder(Store):
         self.resumed: int | None = None  # the step that the run was taken up at, until it has gone on from there
         path.mkdir(parents=True, exist_ok=True)
 
+    def held(self) -> AbstractContextManager[None]:
+        return locked(self.path)
+
     def logs(self, k: int) -> bool:
         return k % self.log_every == 0
 
@@ -203,6 +240,8 @@ class Folder(Store):
         return dict(saved)
 
     def resume(self, process: Process) -> State | None:
+        sweep(self.path)
+        sweep(self.recording.folder)
         if (state := self.restore(process)) is None:
             return None
         try:
@@ -234,12 +273,14 @@ class Folder(Store):
 
     def _keep(self, rows: Callable[[int], bool], snapshots: Callable[[int], bool]) -> None:
         """Drops the rows and the snapshots of all other steps."""
-        self.rows = [row for row in _read(self.path / "series.csv") if rows(int(row["step"]))]
+        self.rows = [row for row in read_series(self.path / "series.csv") if rows(int(row["step"]))]
         _write(self.path / "series.csv", self.rows)
-        taken = [row for row in _read(self.path / "trajectory.csv") if snapshots(int(row["step"]))]
+        there = len(read_growing(self.path / "trajectory.npy"))
+        taken = [row for row in read_series(self.path / "trajectory.csv")[:there] if snapshots(int(row["step"]))]
         _write(self.path / "trajectory.csv", taken)
         self._trajectory().truncate(len(taken))
 
+    @writing
     def log(self, path: list[State], row: Row) -> None:
         state = path[-1]
         if self.resumed is not None and state.k > self.resumed:
@@ -262,7 +303,7 @@ class Folder(Store):
 
     def _snapshot(self, state: State) -> None:
         index = self.path / "trajectory.csv"
-        taken = _read(index)
+        taken = read_series(index)
         if taken and taken[-1]["step"] == state.k:
             return
         trajectory = self._trajectory(state.cloud)
@@ -286,10 +327,11 @@ class Folder(Store):
     def _trajectory(self, cloud: Cloud | None = None) -> GrowingArray:
         path = self.path / "trajectory.npy"
         if cloud is None:
-            found = np.load(path, mmap_mode="r")
+            found = read_growing(path)
             return GrowingArray(path, found.shape[1:], found.dtype)
         return GrowingArray(path, tuple(cloud.x.shape), self.schema.points(cloud.x[:1]).dtype)
 
+    @writing
     def save(self, state: State, process: Process) -> None:
         saved: dict[str, Any] = {
             "k": state.k,
@@ -299,16 +341,22 @@ class Folder(Store):
             "process": process.state_dict(),
         }
         self.recording.settle()  # the steps up to a checkpoint are never done again
+        for name in ("series.csv", "trajectory.npy", "trajectory.csv"):
+            if (self.path / name).exists():
+                settle(self.path / name)
         with replacing(self.path / "checkpoint.pt") as draft:
             torch.save(saved, draft)
         self.saved = state.k
 
+    @writing
     def keep(self, k: int, tape: Tape) -> None:
         self.recording.write(k, tape)
 
+    @writing
     def diverged(self, state: State) -> None:
         self._export(state.cloud.active, "diverged.csv")
 
+    @writing
     def finish(self, path: list[State], process: Process) -> None:
         state = path[-1]
         if len(path) > 1:
@@ -334,8 +382,8 @@ def _columns(rows: list[Row]) -> Row:
 def _append(path: Path, columns: Row, row: Row) -> None:
     line = io.StringIO()
     csv.DictWriter(line, list(columns), restval="", lineterminator="\n").writerow(row)
-    with open(path, "a") as file:
-        file.write(line.getvalue())  # one write: a line is there or not
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line.getvalue())  # one write; a line that is cut short is not read
 
 
 def _write(path: Path, rows: list[Row]) -> None:
@@ -343,17 +391,3 @@ def _write(path: Path, rows: list[Row]) -> None:
         writer = csv.DictWriter(file, list(_columns(rows)), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _read(path: Path) -> list[Row]:
-    """The rows of a series; a last line that was cut short is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    return [{name: _number(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
-
-
-def _number(text: str) -> float:
-    """An integer stays one, so that a row which is written again is the same row."""
-    return int(text) if text.isdigit() else float(text)
