@@ -20,6 +20,7 @@ COMMANDS = {
     "transport": "Move new points along a run that was made with --record.",
     "augment": "Make new rows like those of a small table, class by class, and say how near they are to it.",
     "evaluate": "Measure synthetic rows, of any tool, against the real ones: fidelity, copying, utility.",
+    "plot": "Draw a run: trajectories, snapshots, potentials, curves, animations, or several runs side by side.",
     "info": "Print versions, devices, the state of KeOps, and all names that can be chosen.",
 }
 

@@ -4,16 +4,19 @@ import dataclasses
 import logging
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from particles.cli.closing import Progress, close
 from particles.cli.options import specification, spelt, usage
+from particles.cli.watching import WATCHES, Terminal, drawing
 
 from particles.specification import Specification
 
-ALWAYS = {"resume", "steps", "quiet", "as_json", "figure"}  # what may be given beside --resume
+ALWAYS = {"resume", "steps", "quiet", "as_json", "figure", "watch", "watch_every"}  # what may be given beside --resume
 
 
 @click.command("simulate")
@@ -27,6 +30,17 @@ ALWAYS = {"resume", "steps", "quiet", "as_json", "figure"}  # what may be given 
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run in a folder that is not empty.")
 @click.option("--figure/--no-figure", default=True, show_default=True, help="Draw figure.png at the end.")
+@click.option(
+    "--watch",
+    type=click.Choice(WATCHES),
+    is_flag=False,
+    flag_value="figure",
+    help="Look on while it runs: figure draws figure.png again and again, at low priority; terminal draws particles and target "
+    "in characters.  [figure if no name follows]",
+)
+@click.option(
+    "--watch-every", type=click.IntRange(1), metavar="STEPS", help="... every so many steps.  [default: every snapshot]"
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no closing table.")
 @click.option(
     "--json",
@@ -42,6 +56,8 @@ def command(
     resume: Path | None,
     overwrite: bool,
     figure: bool,
+    watch: str | None,
+    watch_every: int | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -57,6 +73,10 @@ def command(
       particles simulate --resume runs/eight --steps 1000
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    if watch_every is not None and watch is None:
+        raise click.UsageError("--watch-every is of --watch; give both")
+    if watch == "figure" and not figure:
+        raise click.UsageError("--watch figure draws figure.png; leave --no-figure out, or choose --watch terminal")
     if resume is not None:
         folder, spec = resume, _resumed(ctx, resume, options["steps"])
     else:
@@ -74,6 +94,8 @@ def command(
             folder,
             spec,
             figure=figure,
+            watch=watch,
+            watch_every=watch_every or 0,
             quiet=quiet,
             as_json=as_json,
             overwrite=overwrite and resume is None,
@@ -127,6 +149,8 @@ def _run(
     spec: Specification,
     *,
     figure: bool,
+    watch: str | None,
+    watch_every: int,
     quiet: bool,
     as_json: bool,
     overwrite: bool,
@@ -143,14 +167,15 @@ def _run(
             clear(folder)
         if advise and simulation.advice:
             click.echo(f"WARNING: {spelt(simulation.advice)}", err=True)
-        bar = Progress(simulation.spec.steps, quiet)
-        store = simulation.store(folder, bar)
+        bar = Progress(simulation.spec.steps, quiet or watch == "terminal")
+        look = Terminal(folder, watch_every) if watch == "terminal" else bar
+        store = simulation.store(folder, look)
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except OSError as error:
         raise click.UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
     try:
-        with bar:
+        with bar, _watched(folder, look, watch_every if watch == "figure" else None):
             state = simulate(simulation.process, simulation.spec.steps, store, simulation.observers, simulation.at_rest)
     except RunError as error:
         raise usage(error) from None
@@ -163,6 +188,20 @@ def _run(
         )
         sys.exit(128 + error.signal)
     close(folder, simulation, state, store.rows[-1], figure=figure, quiet=quiet, as_json=as_json)
+
+
+@contextmanager
+def _watched(folder: Path, look: Callable[[int, dict[str, float]], None], every: int | None) -> Iterator[None]:
+    """Sees to it that whoever looks at the run ends with it, however that ends."""
+    if every is not None:
+        with drawing(folder, every):
+            yield
+        return
+    try:
+        yield
+    finally:
+        if isinstance(look, Terminal):
+            look.close()
 
 
 def check_apart(folder: Path, spec: Specification) -> None:
