@@ -21,6 +21,7 @@ COMMANDS = {
     "augment": "Make new rows like those of a small table, class by class, and say how near they are to it.",
     "evaluate": "Measure synthetic rows, of any tool, against the real ones: fidelity, copying, utility.",
     "plot": "Draw a run: trajectories, snapshots, potentials, curves, animations, or several runs side by side.",
+    "report": "Make one HTML page about one or several runs, with a player of the trajectories.",
     "info": "Print versions, devices, the state of KeOps, and all names that can be chosen.",
 }
 
@@ -60,6 +61,6 @@ def main() -> None:
       particles simulate --target data.csv --label class --output runs/data
     \b
     Results go to standard output, progress and warnings to standard error. Exit codes: 0 done, 2 bad input or
-    options, 3 diverged (the last good particles are saved), 130 interrupted and 143 terminated (saved; go on
-    with --resume).
+    options, 3 diverged (the last good particles are saved), 4 the disk is full or fails (saved up to the last
+    checkpoint), 130 interrupted and 143 terminated (saved; go on with --resume).
     """

@@ -1,11 +1,12 @@
 """``particles simulate``"""
 
 import dataclasses
+import errno
 import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def check_empty(folder: Path, overwrite: bool, mark: str = "spec.toml") -> None:
     """Refuses a folder with something in it, but for one to be overwritten that has the file ``mark``."""
     if folder.exists() and not folder.is_dir():
         raise click.UsageError(f"--output {folder} is a file; name a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {".lock"}:  # which a kill may leave
         return
     if not overwrite:
         resume = f"go on with it (--resume {folder}), " if mark == "spec.toml" else ""
@@ -157,37 +158,66 @@ def _run(
     advise: bool,
 ) -> None:
     from particles.build import build
+    from particles.run.lock import locked
     from particles.run.loop import Diverged, Interrupted, simulate
-    from particles.run.store import RunError, clear
+    from particles.run.store import RunError, Unwritable, clear
 
-    try:
-        simulation = build(spec)
-        if overwrite:
-            check_apart(folder, simulation.spec)
-            clear(folder)
-        if advise and simulation.advice:
-            click.echo(f"WARNING: {spelt(simulation.advice)}", err=True)
-        bar = Progress(simulation.spec.steps, quiet or watch == "terminal")
-        look = Terminal(folder, watch_every) if watch == "terminal" else bar
-        store = simulation.store(folder, look)
-    except (ValueError, FileNotFoundError) as error:
-        raise usage(error) from None
-    except OSError as error:
-        raise click.UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
-    try:
-        with bar, _watched(folder, look, watch_every if watch == "figure" else None):
-            state = simulate(simulation.process, simulation.spec.steps, store, simulation.observers, simulation.at_rest)
-    except RunError as error:
-        raise usage(error) from None
-    except Diverged as error:
-        click.echo(f"Diverged: {spelt(str(error))} in {folder / 'diverged.csv'}.", err=True)
-        sys.exit(3)
-    except Interrupted as error:
-        click.echo(
-            f"Interrupted: {error}; go on with: particles simulate --resume {shlex.quote(str(folder))}", err=True
-        )
-        sys.exit(128 + error.signal)
-    close(folder, simulation, state, store.rows[-1], figure=figure, quiet=quiet, as_json=as_json)
+    with ExitStack() as stack:
+        try:
+            simulation = build(spec)
+            stack.enter_context(locked(folder))
+            if overwrite:
+                check_apart(folder, simulation.spec)
+                clear(folder)
+            if advise and simulation.advice:
+                click.echo(f"WARNING: {spelt(simulation.advice)}", err=True)
+            bar = Progress(simulation.spec.steps, quiet or watch == "terminal")
+            look = Terminal(folder, watch_every) if watch == "terminal" else bar
+            store = simulation.store(folder, look)
+        except (ValueError, FileNotFoundError) as error:
+            raise usage(error) from None
+        except OSError as error:
+            raise disk(error, folder) from None
+        try:
+            with bar, _watched(folder, look, watch_every if watch == "figure" else None):
+                state = simulate(
+                    simulation.process, simulation.spec.steps, store, simulation.observers, simulation.at_rest
+                )
+            close(folder, simulation, state, store.rows[-1], figure=figure, quiet=quiet, as_json=as_json)
+        except RunError as error:
+            raise usage(error) from None
+        except Diverged as error:
+            click.echo(f"Diverged: {spelt(str(error))} in {folder / 'diverged.csv'}.", err=True)
+            sys.exit(3)
+        except Interrupted as error:
+            click.echo(f"Interrupted: {error}; go on with: {_resume(folder)}", err=True)
+            sys.exit(128 + error.signal)
+        except Unwritable as error:
+            saved = (
+                ""
+                if store.saved is None
+                else f" up to step {store.saved}; when there is room, go on with: {_resume(folder)}"
+            )
+            click.echo(
+                f"Error: {error.filename}: {error.strerror}; the run is saved{saved or ' nowhere yet'}", err=True
+            )
+            sys.exit(4)
+        except OSError as error:  # of the summary or the figure: the run itself is whole
+            raise disk(error, folder) from None
+
+
+def _resume(folder: Path) -> str:
+    return f"particles simulate --resume {shlex.quote(str(folder))}"
+
+
+def disk(error: OSError, path: Path) -> click.ClickException:
+    """What to raise where a file cannot be written: exit code 4 if the disk is full or fails, else 2, as it is the name that is wrong."""
+    text = f"{error.filename or path}: {error.strerror or error}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+        return click.UsageError(text)
+    found = click.ClickException(text)
+    found.exit_code = 4
+    return found
 
 
 @contextmanager

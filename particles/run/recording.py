@@ -55,8 +55,8 @@ class Recording(Mapping[int, Tape]):
     def write(self, k: int, tape: Tape) -> None:
         """Keeps the tape that leads to step ``k``, in place of an earlier one; to be followed by ``settle``."""
         self.folder.mkdir(exist_ok=True)
-        with replacing(self.path(k), lasting=False) as draft:
-            torch.save(tape, draft)
+        with replacing(self.path(k), lasting=False) as draft, open(draft, "wb") as file:
+            torch.save(tape, file)  # given a name, it would write that into the file
         self.loose.append(self.path(k))
 
     def settle(self) -> None:

@@ -288,7 +288,7 @@ class Folder(Store):
             self._keep(self.logs, lambda k: k % self.snapshot_every == 0)
             self.resumed = None
         row = {"step": state.k, "time": state.t} | row
-        known = self.rows and row.keys() <= _columns(self.rows).keys()
+        known = bool(self.rows) and row.keys() <= _columns(self.rows).keys()
         self.rows.append(row)
         if known:
             _append(self.path / "series.csv", _columns(self.rows), row)
@@ -344,8 +344,8 @@ class Folder(Store):
         for name in ("series.csv", "trajectory.npy", "trajectory.csv"):
             if (self.path / name).exists():
                 settle(self.path / name)
-        with replacing(self.path / "checkpoint.pt") as draft:
-            torch.save(saved, draft)
+        with replacing(self.path / "checkpoint.pt") as draft, open(draft, "wb") as file:
+            torch.save(saved, file)  # given a name, it would write that into the file
         self.saved = state.k
 
     @writing
