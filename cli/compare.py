@@ -201,7 +201,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], *, figure: bool) -> None:
     from particles.run.files import replacing
 
     if figure:
-        from particles.plot.comparison import comparison
+        from particles.plot.panels import compare
         from particles.run.reader import Run
 
         shown = [row for row in rows[1:] if not _missing(row["w2_target"])]  # those that did not diverge
@@ -210,7 +210,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], *, figure: bool) -> None:
         runs = {row["flow"]: Run.open(folder / row["flow"]) for row in shown}
         if runs:
             with replacing(folder / "comparison.png") as draft:
-                comparison(runs, captions).savefig(draft, format="png", dpi=130)
+                compare(runs, captions).savefig(draft, format="png", dpi=130)
     with replacing(folder / "comparison.md") as draft:
         draft.write_text(_markdown(rows) + "\n", encoding="utf-8")
     _table(folder, rows)

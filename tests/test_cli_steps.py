@@ -18,8 +18,8 @@ from scipy.spatial.distance import cdist
 
 import particles as pt
 from particles.build import build
-from particles.plot.comparison import comparison
 from particles.plot.overview import figure
+from particles.plot.panels import compare as draw_compare
 from particles.run.store import Folder
 
 TINY = ["-n", "30", "--target-size", "40", "--steps", "6", "--network", "8,8", "--no-figure"]
@@ -381,7 +381,7 @@ def test_a_flow_that_is_still_at_first_leaves_the_axis_legible():
     energies = series_of().kinetic_energy[1:]
     assert energies.iloc[0] < 1e-30 < 1e-6 < energies.iloc[1:].min()
     drawn = figure(pt.Run.open("run"))
-    (axis,) = [ax for part in drawn.subfigs for ax in part.axes if ax.get_ylabel() == "kinetic energy"]
+    (axis,) = [ax for part in drawn.subfigs for ax in part.axes if ax.get_ylabel().startswith("kinetic energy\n")]
     assert axis.get_yscale() == "log"
     assert axis.get_ylim()[0] > energies.iloc[1:].min() / 10
     assert axis.lines[0].get_xdata().tolist() == [2, 3, 4, 5, 6]
@@ -399,10 +399,10 @@ def test_a_comparison_with_steps_of_the_other_flows():
     length = np.linalg.norm(np.diff(paths, axis=0), axis=2).sum(0).mean()
     assert table.path_length["proximal"] == pytest.approx(length, rel=1e-3)
     runs = {name: pt.Run.open(f"cmp/{name}") for name in ("proximal", "transport")}
-    drawn = comparison(runs)
+    drawn = draw_compare(runs)
     assert [ax.get_title() for ax in drawn.axes] == ["proximal, step 5", "transport, step 6"]
-    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["target (40)", "source (30)", "end"]
-    (legend,) = comparison({"proximal": runs["proximal"]}).legends
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["target (40)", "start (30)", "end"]
+    (legend,) = draw_compare({"proximal": runs["proximal"]}).legends
     assert legend.get_texts()[-1].get_text() == "end (step 5)"
 
 

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 import particles as pt
-from particles.plot.comparison import comparison
+from particles.plot.panels import compare as draw_compare
 
 FLOWS = ["lipschitz", "transport", "w2", "mmd", "kale", "kernel"]
 COLUMNS = [
@@ -312,7 +312,7 @@ def test_interrupted_while_writing(monkeypatch):
 def test_the_figure_has_a_panel_per_flow(target, flows):
     compare("--target", target, "--flows", ",".join(flows), figure=True)
     assert Path("out/comparison.png").read_bytes().startswith(b"\x89PNG")
-    figure = comparison({flow: pt.Run.open(f"out/{flow}") for flow in flows}, {flows[0]: "a caption"})
+    figure = draw_compare({flow: pt.Run.open(f"out/{flow}") for flow in flows}, {flows[0]: "a caption"})
     panels = [ax for ax in figure.axes if ax.get_visible()]
     titles = [f"{flow}, step {int(pt.Run.open(f'out/{flow}').steps[-1])}" for flow in flows]
     assert [panel.get_title() for panel in panels] == [f"{titles[0]}\na caption", *titles[1:]]
@@ -341,7 +341,7 @@ def test_nothing_is_cut_off(flows, height):
         "--target", "grid.csv", "--source", "grid.csv", "-n", 40, "--scale", "global", "--steps", 1,
         "--flows", ",".join(names),
     )  # fmt: skip
-    figure = comparison({flow: pt.Run.open(f"out/{flow}") for flow in names}, dict.fromkeys(names, "W2 0.123"))
+    figure = draw_compare({flow: pt.Run.open(f"out/{flow}") for flow in names}, dict.fromkeys(names, "W2 0.123"))
     figure.dpi = 130
     FigureCanvasAgg(figure).draw()
     panels = [ax for ax in figure.axes if ax.get_visible()]
@@ -358,7 +358,7 @@ def test_the_figure_says_where_each_flow_ended():
     runs = {flow: pt.Run.open(f"out/{flow}") for flow in ("transport", "w2")}
     ends = [int(run.series["step"].iloc[-1]) for run in runs.values()]
     assert ends[0] < ends[1] < 100
-    figure = comparison(runs)
+    figure = draw_compare(runs)
     texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     texts += [ax.get_title() for ax in figure.axes]
     assert all(any(str(end) in text for text in texts) for end in ends)

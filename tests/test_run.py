@@ -223,14 +223,17 @@ def test_reader_sees_what_was_written(tmp_path):
 
 
 def test_figure_draws_what_the_run_holds(tmp_path):
+    from matplotlib.collections import LineCollection
+
     from particles.plot.overview import figure
 
     simulation = build(Specification(target="iris", particles=20, network=(8,), steps=6, log_every=2, metric_every=4))
     simulate(simulation.process, 6, simulation.store(tmp_path), simulation.observers)
     drawn = figure(Run.open(tmp_path))
     clouds, divergence, energy, distance = drawn.get_axes()
-    assert [len(dots.get_offsets()) for dots in clouds.collections] == [120, 20, 20]
-    assert len(clouds.lines) == 20
+    paths, target, start, end = sorted(clouds.collections, key=lambda found: not isinstance(found, LineCollection))
+    assert [len(dots.get_offsets()) for dots in (target, start, end)] == [120, 20, 20]
+    assert len(paths.get_segments()) == 20
     assert "principal component 1" in clouds.get_xlabel()
     assert energy.get_yscale() == "log"
     assert [line.get_label() for line in distance.lines] == ["to target", "to held-out target"]

@@ -49,12 +49,14 @@ def projection(run: Run, chosen: Chosen = "auto") -> Projection:
 
     Arguments:
         run: Whose target the map is made for.
-        chosen: See ``Chosen``.
+        chosen: See ``Chosen``; a projection, such as that of another run, is the answer itself.
 
     Raises:
         ValueError: If there are no such columns, or an encoder answers another shape.
     """
     dimension = len(run.columns)
+    if isinstance(chosen, Projection):
+        return chosen
     if callable(chosen):
         return _encoder(run, chosen)
     if chosen == "auto":

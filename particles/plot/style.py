@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -90,7 +91,7 @@ def legend(ax: Axes, *, alone: bool) -> None:
     """A legend under the axes, or, where they are ``alone``, under the whole figure, so that nothing is cut off."""
     handles, labels = ax.get_legend_handles_labels()
     columns = 3 if len(labels) <= 6 else 5
-    look: dict[str, Any] = {"ncols": columns, "frameon": False, "markerscale": 1.8, "handletextpad": 0.3, "fontsize": 9}
+    look: dict[str, Any] = {"ncols": columns, "frameon": False, "handletextpad": 0.3, "fontsize": 9}
     if alone:
         figure = ax.get_figure(root=True)
         assert figure is not None
@@ -102,6 +103,8 @@ def legend(ax: Axes, *, alone: bool) -> None:
     for handle in found.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([22.0])  # however small the dots are
 
 
 def bare(ax: Axes) -> None:
