@@ -266,6 +266,7 @@ def test_proximal_flows_at_any_time(simulate):
     run = Run.open(path)
     figure = potential(path, at=0.5)
     assert figure.axes[0].get_title() == "U at time 0.5"
+    assert figure.axes[1].get_ylabel() == "U (nats)"
     name = next(name for name in dots(figure) if name.startswith("particles"))
     assert name == "particles at time 0.4"
     np.testing.assert_allclose(dots(figure)[name].get_offsets(), run.snapshot(2))

@@ -85,7 +85,9 @@ def potential(
     field = shown.field(x, y)
     tall = (y[-1] - y[0]) / run.units[1] / ((x[-1] - x[0]) / run.units[0])
     figure, ax = panel(ax, size=(5.6, float(np.clip(4.2 * tall + 1.3, 2.9, 6.6))))
-    _draw_levels(ax, x, y, field.values, f"φ {shown.unit}".strip() if key else None)
+    if alone:
+        figure.set_layout_engine("constrained", h_pad=0.1)  # the title, above the arrows' key, else touches the edge
+    _draw_levels(ax, x, y, field.values, shown.name if key else None)
     if arrows:
         _draw_arrows(ax, x, y, field, run.units, shown)
     among = max(min(len(behind), POINTS), min(len(particles), POINTS))
@@ -121,7 +123,7 @@ class _Shown:
         index: The snapshot that belongs to it.
         title: Which potential it is.
         particles: What the legend calls the particles.
-        unit: The unit of φ, in brackets.
+        name: What the bar calls the values, with their unit in brackets.
         arrow: What an arrow of some length, in flow units, is.
     """
 
@@ -129,7 +131,7 @@ class _Shown:
     index: int
     title: str
     particles: str
-    unit: str
+    name: str
     arrow: Callable[[_Field, float], str]
 
 
@@ -179,7 +181,7 @@ def _own(run: Run, phi: Function | None, gradient: Function | None, at: float | 
             index,
             when if len(run.times) > 1 else "",
             "particles",
-            "",
+            "φ",
             lambda field, longest: f"largest slope {longest:.3g} {_per(run)}",
         )
     assert run.path is not None
@@ -195,7 +197,9 @@ def _own(run: Run, phi: Function | None, gradient: Function | None, at: float | 
         title, particles = f"U at time {known.time:.4g}", "particles"
         if abs(run.times[index] - known.time) > 1e-6 * max(run.times[-1], 1e-30):
             particles = f"particles at {when}"
-        return _Shown(field, index, title, particles, unit, lambda field, longest: _speed(run, field, longest))
+        return _Shown(
+            field, index, title, particles, f"U {unit}".strip(), lambda field, longest: _speed(run, field, longest)
+        )
     if at is None:  # where the run is still going, or was cut off, its checkpoint is not at its last snapshot
         index = int(np.abs(run.steps - known.step).argmin())
     step = int(run.steps[index])
@@ -203,7 +207,7 @@ def _own(run: Run, phi: Function | None, gradient: Function | None, at: float | 
     title = f"potential of step {known.step}, time {run.times[index]:.4g}"
     if known.step == 0:
         title = "first potential, fitted to the source, time 0"
-    return _Shown(field, index, title, particles, unit, lambda field, longest: _slope(run, longest))
+    return _Shown(field, index, title, particles, f"φ {unit}".strip(), lambda field, longest: _slope(run, longest))
 
 
 def _given(phi: Function, gradient: Function | None, units: np.ndarray, x: np.ndarray, y: np.ndarray) -> _Field:
