@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 from particles.cli.closing import Progress
-from particles.cli.options import specification, spelt, usage
-from particles.cli.simulate import check_apart, check_empty
+from particles.cli.options import set_threads, specification, spelt, usage
+from particles.cli.simulate import check_apart, check_empty, disk
 
 from particles.names import FLOWS, SOLVERS, choose
 from particles.specification import Specification
@@ -76,9 +76,19 @@ def command(
     except ValueError as error:
         raise usage(error) from None
     check_empty(folder, overwrite, "comparison.csv")
+    from particles.build import build
+    from particles.run.lock import Locked, locked
+
+    set_threads(next(iter(specs.values())))
     try:
-        rows, diverged = _run(folder, specs, quiet=quiet, overwrite=overwrite)
-        _write(folder, rows, figure=figure)
+        simulations = {name: build(spec) for name, spec in specs.items()}
+        with locked(folder):
+            rows, diverged = _run(folder, simulations, quiet=quiet, overwrite=overwrite)
+            _write(folder, rows, figure=figure)
+    except (Locked, FileNotFoundError, ValueError) as error:
+        raise usage(error) from None
+    except OSError as error:
+        raise disk(error, folder) from None
     except KeyboardInterrupt as error:
         click.echo(f"Interrupted: the comparison in {folder} is not complete; repeat it with --overwrite", err=True)
         sys.exit(128 + getattr(error, "signal", 2))
@@ -110,32 +120,24 @@ def _solver(flow: str, solver: str | None) -> str | None:
 
 
 def _run(
-    folder: Path, specs: dict[str, Specification], *, quiet: bool, overwrite: bool
+    folder: Path, simulations: dict[str, Any], *, quiet: bool, overwrite: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of the table, and the flows that diverged."""
-    from particles.build import build
     from particles.run.loop import Diverged, simulate
     from particles.run.store import clear
 
-    try:
-        simulations = {name: build(spec) for name, spec in specs.items()}
-        if overwrite:
-            check_apart(folder, next(iter(simulations.values())).spec)
-            for name in ("comparison.md", "comparison.png"):
-                if (folder / name).is_dir():
-                    raise ValueError(f"{folder / name} is a folder; name another --output")
-            for name in FLOWS:
-                clear(folder / name)
-            for name in ("comparison.md", "comparison.png"):
-                (folder / name).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [_floor(next(iter(simulations.values())))]
-        _table(folder, rows)  # it marks the folder as a comparison, and grows with every flow
-        stores = {name: simulation.store(folder / name) for name, simulation in simulations.items()}
-    except (ValueError, FileNotFoundError) as error:
-        raise usage(error) from None
-    except OSError as error:
-        raise click.UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
+    if overwrite:
+        check_apart(folder, next(iter(simulations.values())).spec)
+        for name in ("comparison.md", "comparison.png"):
+            if (folder / name).is_dir():
+                raise ValueError(f"{folder / name} is a folder; name another --output")
+        for name in FLOWS:
+            clear(folder / name)
+        for name in ("comparison.md", "comparison.png"):
+            (folder / name).unlink(missing_ok=True)
+    rows = [_floor(next(iter(simulations.values())))]
+    _table(folder, rows)  # it marks the folder as a comparison, and grows with every flow
+    stores = {name: simulation.store(folder / name) for name, simulation in simulations.items()}
     diverged = []
     for name, simulation in simulations.items():
         bar = Progress(simulation.spec.steps, quiet)

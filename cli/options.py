@@ -244,6 +244,11 @@ OPTIONS = [
     _option("--seed", type=int, help="Source of all randomness: same seed, same machine, same bits."),
     _option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N."),
     _option("--dtype", metavar="NAME", help=f"{_names(DTYPES)}."),
+    _option(
+        "--threads",
+        type=int,
+        help="Number of CPU threads; the last digits of large sums depend on it, so a resumed run keeps its own.  [default: torch's]",
+    ),
     _option("--log-every", type=int, help="Number of steps from row to row of series.csv.  [default: steps / 100]"),
     _option(
         "--snapshot-every",
@@ -275,6 +280,14 @@ def specification(*without: str) -> Callable[[Any], Any]:
         return function
 
     return decorate
+
+
+def set_threads(spec: Specification) -> None:
+    """Gives torch the number of threads that a run asks for, or began with."""
+    if spec.threads is not None:
+        import torch
+
+        torch.set_num_threads(spec.threads)
 
 
 def usage(error: Exception) -> click.UsageError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from particles.cli.closing import Progress
-from particles.cli.options import spelt, usage
+from particles.cli.options import set_threads, spelt, usage
 
 from particles.specification import Specification
 
@@ -73,6 +73,7 @@ def command(
 
     try:
         spec = _specification(run, device, time_steps)
+        set_threads(spec)
         _check_apart(run, spec, given, {"--output": output, "--trajectory": trajectory}, overwrite)
         simulation = rebuilt(run, spec)
         cloud = _points(simulation, given)

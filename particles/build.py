@@ -116,7 +116,8 @@ class Simulation:
         before, _ = Specification.load(path / "spec.toml")
         for field in dataclasses.fields(Specification):
             then, now = getattr(before, field.name), getattr(self.spec, field.name)
-            if field.name not in ("steps", "target", "source") and then != now:
+            unsaid = field.name == "threads" and then is None  # by an earlier version
+            if field.name not in ("steps", "target", "source") and then != now and not unsaid:
                 raise RunError(f"the run in {path} was begun with {field.name} = {then}, not {now}; begin a new run")
 
 
@@ -157,6 +158,7 @@ def build(spec: Specification) -> Simulation:
         scale=scale,
         source_std=inputs.source_std(spec),
         device=str(device),
+        threads=spec.threads or torch.get_num_threads(),
         log_every=log_every,
         metric_every=spec.metric_every or 5 * log_every,
         snapshot_every=spec.snapshot_every or log_every,

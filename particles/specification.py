@@ -100,6 +100,7 @@ class Specification:
         seed: The source of all randomness.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: The floating-point type.
+        threads: The number of CPU threads, on which the last digits of large sums depend; by default as many as torch takes.
         log_every: The number of steps from row to row of the series; by default a hundredth of ``steps``.
         metric_every: The number of steps from one measurement of W2 to the next; by default five times ``log_every``.
         snapshot_every: The number of steps from snapshot to snapshot; by default ``log_every``.
@@ -170,6 +171,7 @@ class Specification:
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
+    threads: int | None = None
     log_every: int | None = None
     metric_every: int | None = None
     snapshot_every: int | None = None
@@ -180,7 +182,7 @@ class Specification:
     def __post_init__(self) -> None:
         least = {
             "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1, "metric_every": 1,
-            "checkpoint_every": 1, "metric_size": 2, "seed": 0, "holdout": 0, "stop_energy": 0, "patience": 1,
+            "checkpoint_every": 1, "metric_size": 2, "seed": 0, "threads": 1, "holdout": 0, "stop_energy": 0, "patience": 1,
             "penalty": 0, "persistency": 1, "minibatch": 2, "noise": 0, "epsilon_start": 0, "radius": 0,
             "time_steps": 1, "stage_steps": 1, "hj": 0, "terminal": 0, "stages": 1, "max_inner": 1,
         }  # fmt: skip

@@ -368,3 +368,20 @@ def test_checkpoints_run_no_code():
     assert not Path("pwned").exists()
     frame = pd.read_csv("run/particles.csv")
     assert len(frame) == 20
+
+
+# Threads
+
+
+def test_a_resumed_run_keeps_its_number_of_threads():
+    """The sums of a network over 3,000 points are cut up by threads, which their last digits show."""
+    words = [*SMALL, "--particles", 3000, "--target-size", 3000, "--metric-every", 10, "--network", "64,64"]
+    command = [sys.executable, "-m", "particles.cli", "simulate"]
+    for name, steps, threads in (("one", 6, 1), ("two", 6, 2), ("parts", 3, 2)):
+        given = [*command, *words, "--steps", steps, "--threads", threads, "-o", name]
+        subprocess.run(list(map(str, given)), check=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    more = [*command, "--resume", "parts", "--steps", "6", "-q", "--no-figure"]
+    subprocess.run(more, check=True, env=environment)
+    assert contents("two") == contents("parts")
+    assert contents("two") != contents("one")
