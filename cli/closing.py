@@ -9,6 +9,8 @@ from typing import Any
 import click
 from particles.cli.options import spelt
 
+from particles.metrics.titles import QUALITY
+
 
 def close(
     folder: Path, simulation: Any, state: Any, row: dict[str, float], *, figure: bool, quiet: bool, as_json: bool
@@ -119,19 +121,10 @@ def _table(found: dict[str, Any]) -> str:
         lines += [f"note: {spelt(found['advice'])}"]
     if "flow" in found:
         lines += _flow_lines(found["flow"])
-    names = {
-        "w2_target": "W2 to the target",
-        "w2_holdout": "W2 to held-out target",
-        "w2_floor": "  the target's own",
-        "energy_target": "energy distance to the target",
-        "energy_holdout": "energy distance to held-out target",
-        "energy_floor": "  the target's own",
-        "nearest_ratio": "nearest-neighbour ratio (1 as fresh data, 0 copies)",
-    }
     lines += [f"{'':<52}{'flow units':>12}" + ("" if data is None else f"{'data units':>12}")]
     lines += [
-        f"{text:<52}{flow[name]:>12.4g}" + ("" if data is None else f"{data[name]:>12.4g}")
-        for name, text in names.items()
+        f"{title:<52}{flow[name]:>12.4g}" + ("" if data is None else f"{data[name]:>12.4g}")
+        for name, (title, _) in QUALITY.items()
         if name in flow
     ]
     return "\n".join(lines)

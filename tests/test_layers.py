@@ -24,6 +24,7 @@ ORDER = [
     {"build", "quality", "augmentation"},
     {"restored"},
     {"augmenter", "plot"},
+    {"report"},
     {"cli", "examples"},
 ]
 ONLY = {
@@ -31,6 +32,7 @@ ONLY = {
     "geomloss": {"potentials", "metrics"},
     "ot": {"potentials", "metrics"},
     "matplotlib": {"plot", "examples"},
+    "jinja2": {"report"},
     "click": {"cli"},
     "tqdm": {"cli"},
     "torch.distributed": {"shards"},

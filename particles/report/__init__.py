@@ -1,0 +1,1 @@
+"""One page about one or several runs, in one file that needs nothing else."""
