@@ -373,15 +373,22 @@ def test_checkpoints_run_no_code():
 # Threads
 
 
+@pytest.fixture
+def threads():
+    """Gives torch its number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_a_resumed_run_keeps_its_number_of_threads():
     """The sums of a network over 3,000 points are cut up by threads, which their last digits show."""
-    words = [*SMALL, "--particles", 3000, "--target-size", 3000, "--metric-every", 10, "--network", "64,64"]
-    command = [sys.executable, "-m", "particles.cli", "simulate"]
-    for name, steps, threads in (("one", 6, 1), ("two", 6, 2), ("parts", 3, 2)):
-        given = [*command, *words, "--steps", steps, "--threads", threads, "-o", name]
-        subprocess.run(list(map(str, given)), check=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    more = [*command, "--resume", "parts", "--steps", "6", "-q", "--no-figure"]
-    subprocess.run(more, check=True, env=environment)
+    more = ["--particles", 3000, "--target-size", 3000, "--metric-every", 10, "--network", "64,64"]
+    for name, steps, count in (("one", 4, 1), ("two", 4, 2), ("parts", 2, 2)):
+        run("simulate", *SMALL, *more, "--steps", steps, "--threads", count, "-o", name)
+    torch.set_num_threads(1)
+    run("simulate", "--resume", "parts", "--steps", 4, "-q", "--no-figure")
+    assert torch.get_num_threads() == 2
     assert contents("two") == contents("parts")
     assert contents("two") != contents("one")
