@@ -282,16 +282,17 @@ def test_what_is_interrupted_leaves_the_file_that_was_there(tmp_path, kind):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_ffmpeg_that_fails_says_so(tmp_path):
-    with (
-        film.Mp4(tmp_path / "no" / "x.mp4", program(), (16, 16), 10) as mp4,
-        pytest.raises(OSError, match="ffmpeg failed"),
-    ):
+@pytest.mark.parametrize("count", [1, 200], ids=["at the end", "on the way"])
+def test_an_ffmpeg_that_fails_says_so(tmp_path, count):
+    def write(mp4):
+        for _ in range(count):
+            mp4.add(np.zeros((256, 256, 3), np.uint8))
         mp4.close()
-    with film.Mp4(tmp_path / "no" / "x.mp4", program(), (16, 16), 10) as mp4:
-        mp4.process.wait()
-        with pytest.raises(OSError, match="ffmpeg failed"):
-            mp4.add(np.zeros((16, 16, 3), np.uint8))
+
+    with film.Mp4(tmp_path / "no" / "x.mp4", program(), (256, 256), 10) as mp4:
+        with pytest.raises(OSError, match=r"ffmpeg failed: .*x\.mp4"):
+            write(mp4)
+        assert mp4.process.returncode
 
 
 @pytest.mark.parametrize(
