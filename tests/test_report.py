@@ -438,3 +438,13 @@ def test_bad_input_is_one_sentence(runs, tmp_path, monkeypatch, unpainted):
         report([])
     with pytest.raises(ValueError, match="not arrays"):
         report(Run.of(np.zeros((1, 2, 2))))
+
+
+def test_a_picture_that_fails_leaves_the_others_alone(runs, monkeypatch, unpainted):
+    def broken(run):
+        raise ValueError("density is\n  out of order")
+
+    monkeypatch.setattr("particles.plot.density", broken)
+    page = Page(report(runs["plane"]))
+    assert "This picture could not be drawn: density is out of order" in page.text("p")
+    assert len(page.all("img")) == 4

@@ -25,7 +25,7 @@ class Cloud {
       const each = [w / this.extent[0], h / this.extent[1]].map((pixels) => pixels * 0.96), least = Math.min(...each);
       this.pixels = this.data.alike ? [least, least] : each;
     } else {
-      const least = Math.min(w, h) / Math.hypot(...this.extent);
+      const least = 1.15 * Math.min(w, h) / Math.hypot(...this.extent);  // a box is seldom seen along its diagonal
       this.pixels = [least, least];
     }
   }

@@ -138,4 +138,4 @@ def _drawn(title: str, draw: Callable[[], Any], words: str) -> Picture:
         width, height = figure.get_size_inches()
         return Picture(title, embedded(figure), words, bool(width > 1.8 * height))
     except Exception as error:
-        return Picture(title, "", f"This picture could not be drawn: {error}")
+        return Picture(title, "", f"This picture could not be drawn: {' '.join(str(error).split())}")
