@@ -211,9 +211,9 @@ def _check_output(output: Path, runs: tuple[Path, ...], kind: str) -> None:
 
 def _drawn(runs: tuple[Path, ...], kind: str, chosen: dict[str, Any]) -> Any:
     """The figure of a kind."""
-    from particles import plot
+    from particles import Run, plot
 
-    opened = [_opened(path) for path in runs]
+    opened = [Run.open(path) for path in runs]
     if kind == "compare":
         return plot.compare(opened, **chosen)
     if "times" in chosen:
@@ -224,25 +224,6 @@ def _drawn(runs: tuple[Path, ...], kind: str, chosen: dict[str, Any]) -> Any:
         chosen = chosen | ({"at": times[0]} if one else {"times": times})
     draw = plot.figure if kind == "overview" else getattr(plot, kind)
     return draw(opened[0], **chosen)
-
-
-def _opened(path: Path) -> Any:
-    """A run whose parts fit together."""
-    from particles.run.reader import Run
-
-    run = Run.open(path)
-    dimension = len(run.columns)
-    shapes = {
-        "trajectory.npy": (run.trajectory.ndim == 3 and run.trajectory.shape[2] == dimension),
-        "data.npz": (run.target.ndim == 2 and run.target.shape[1] == dimension),
-        "series.csv": {"step", "time"} <= set(run.series.columns)
-        and all(run.series.dtypes[name].kind in "if" for name in run.series.columns),
-        "spec.toml": len(run.units) == dimension,
-    }
-    for name, fits in shapes.items():
-        if not fits:
-            raise ValueError(f"{path / name} is damaged, as it does not fit the others of the run; repeat the run")
-    return run
 
 
 def _in_flow_time(run: Any, times: list[tuple[float, bool]]) -> list[float]:
@@ -274,6 +255,7 @@ def _show(
 def _animate(path: Path, output: Path, chosen: dict[str, Any], dpi: float, quiet: bool) -> None:
     from tqdm import tqdm
 
+    from particles import Run
     from particles.plot.movie import animate
 
     with tqdm(
@@ -289,7 +271,7 @@ def _animate(path: Path, output: Path, chosen: dict[str, Any], dpi: float, quiet
             bar.total = of
             bar.update(count - bar.n)
 
-        movie = animate(_opened(path), output, dpi=dpi, progress=progress, **chosen)
+        movie = animate(Run.open(path), output, dpi=dpi, progress=progress, **chosen)
     if not quiet:
         click.echo(f"{movie.path}: {movie.frames} frames, {movie.seconds:.1f} s, {_size(movie.bytes)}")
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from particles.cli import main
@@ -313,3 +314,21 @@ def test_a_signal_leaves_nothing_half_written(number, code):
     assert process.returncode == code
     assert "Traceback" not in said
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 5])
+def test_names_are_no_formulas(dimension):
+    """Between two dollars matplotlib reads formulas; names from files are not meant as such, not even bad ones."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(40, dimension)), columns=[f"a $m$ $x_{{$ {i}" for i in range(dimension)])
+    frame.assign(**{"k$i$ $y_{$": ["_u $x_{$", "v$"] * 20}).to_csv("d$a$ $x_{$.csv", index=False)
+    words = ["--target", "d$a$ $x_{$.csv", "--label", "k$i$ $y_{$", "--steps", 2, "--network", "8,8", "-q"]
+    run("simulate", *words, "-o", "r$n$ $x_{$")  # with its figure
+    kinds = ["trajectories", "snapshots", "density", "diagnostics", "transport", "compare", "tails", "overview"]
+    for kind in kinds + ["potential"] * (dimension == 2):
+        run("plot", "r$n$ $x_{$", "--kind", kind, "-o", "picture.png")
+    run("plot", "r$n$ $x_{$", "--kind", "animation", "-o", "film.gif", "--seconds", 0.1)
+    run("plot", "r$n$ $x_{$", "-o", "picture.svg")
+    text = Path("picture.svg").read_text()
+    assert ("<!-- a $m$ $x_{$ 0" if dimension < 4 else "<!-- principal component 1") in text
+    assert "<!--  _u $x_{$ -->" in text  # in the legend, which would leave out what begins with a line

@@ -70,7 +70,7 @@ def diagnostics(run: Run | Path | str | np.ndarray) -> Figure:
     figure = Figure(figsize=(5.4, 0.9 + 1.35 * len(chosen)), layout="constrained")
     draw(run, chosen, figure.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0])
     figure.align_ylabels()
-    figure.suptitle(textwrap.fill(captions.title(run), 60), fontsize=10)
+    figure.suptitle(textwrap.fill(captions.title(run), 60), fontsize=10, parse_math=False)
     return figure
 
 

@@ -38,8 +38,8 @@ def share(axes: list[Axes], columns: int, names: tuple[str, str] | None = None) 
     if names is None:
         return
     part: Any = axes[0].get_figure()
-    part.supxlabel(names[0], fontsize=9)
-    part.supylabel(names[1].replace(" (", "\n("), fontsize=9)
+    part.supxlabel(names[0], fontsize=9, parse_math=False)
+    part.supylabel(names[1].replace(" (", "\n("), fontsize=9, parse_math=False)
     for i, ax in enumerate(axes):
         ax.set(xlabel="", ylabel="")
         ax.tick_params(labelleft=i % columns == 0, labelbottom=i + columns >= len(axes))

@@ -253,7 +253,7 @@ def _draw_classes(ax: Axes, names: np.ndarray, y: float) -> None:
     for i, name in enumerate(names):
         if i == 0 or name != names[i - 1]:
             short = name if len(name) < 10 else f"{name[:9]}…"
-            ax.text(i * (1 + BETWEEN), y - 0.06, short, fontsize=8, color=PATH, va="bottom")
+            ax.text(i * (1 + BETWEEN), y - 0.06, short, fontsize=8, color=PATH, va="bottom", parse_math=False)
 
 
 def _name(run: Run, index: int, several: bool) -> str:

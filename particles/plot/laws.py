@@ -92,7 +92,7 @@ def _draw_line(run: Run, clouds: dict[str, np.ndarray], ax: Axes) -> None:
     limits = window(list(clouds.values()))
     _steps(clouds, limits, ax)
     ax.set_xlim(limits)
-    ax.set_xlabel(_noted(run.columns[0], list(clouds.values()), limits))
+    ax.set_xlabel(_noted(run.columns[0], list(clouds.values()), limits), parse_math=False)
     ax.set_ylabel("density (1 / data unit)")
     bare(ax)
 
@@ -112,7 +112,7 @@ def _draw_plane(clouds: dict[str, np.ndarray], project: Projection, ax: Axes) ->
     ax.set_aspect(project.aspect or 1.0, adjustable="box")
     for i, name in enumerate(project.labels):
         text = _noted(name, [cloud[:, i] for cloud in clouds.values()], limits[i])
-        (ax.set_xlabel if i == 0 else ax.set_ylabel)(text)
+        (ax.set_xlabel if i == 0 else ax.set_ylabel)(text, parse_math=False)
     top, right = ax.inset_axes((0, 1.02, 1, 0.22)), ax.inset_axes((1.02, 0, 0.22, 1))
     for side, i in ((top, 0), (right, 1)):
         _steps({name: cloud[:, i] for name, cloud in clouds.items()}, limits[i], side, sideways=i == 1)
@@ -238,7 +238,7 @@ def tails(
     _frame(ax, np.concatenate([r[r > 0] for r in far.values()]))
     ax.set_ylim(0.6 / max(len(r) for r in far.values()), 1.3)
     ax.set_xlabel("r, distance from the target's median (flow units)" if single is None else "r (data units)")
-    ax.set_ylabel("P(distance > r)" if single is None else f"P(|{single} − median of target| > r)")
+    ax.set_ylabel("P(distance > r)" if single is None else f"P(|{single} − median of target| > r)", parse_math=False)
     bare(ax)
     if key:
         if alone:

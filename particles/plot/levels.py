@@ -96,10 +96,12 @@ def potential(
             some = cloud[spread(len(cloud), POINTS)]
             drawn = dots(ax, some, color, f"{name} ({len(cloud)})", alpha=0.9, among=among, zorder=3)
             drawn.set(linewidth=0.25, edgecolor="white")  # so that they are seen on any height
-    ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), xlabel=run.columns[0], ylabel=run.columns[1])
+    ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+    ax.set_xlabel(run.columns[0], parse_math=False)
+    ax.set_ylabel(run.columns[1], parse_math=False)
     ax.set_aspect(float(run.units[0] / run.units[1]), adjustable="box")  # in flow units
     title = ", ".join(filter(None, (shown.title, f"class {label}" * (label is not None))))
-    ax.set_title(title, fontsize=10, pad=22 if arrows else 6)  # the arrows' key is below it
+    ax.set_title(title, fontsize=10, pad=22 if arrows else 6, parse_math=False)  # the arrows' key is below it
     if key:
         legend(ax, alone=alone)
     return figure

@@ -46,5 +46,5 @@ def figure(run: Run | Path | str) -> Figure:
     if chosen:
         draw(run, chosen, parts[1].subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0])
         parts[1].align_ylabels()
-    canvas.suptitle(captions.title(run), fontsize=11)
+    canvas.suptitle(captions.title(run), fontsize=11, parse_math=False)
     return canvas

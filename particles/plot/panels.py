@@ -136,7 +136,7 @@ def compare(
         trajectories(run, projection=project, color="none", max_paths=max_paths, all_ends=True, key=False, ax=ax)
     for ax, name, about, run in zip(axes, names, _targets(opened), opened):
         lines = (f"{name}, step {int(run.steps[-1])}", about, (captions or {}).get(name))
-        ax.set_title("\n".join(filter(None, lines)), fontsize=10)
+        ax.set_title("\n".join(filter(None, lines)), fontsize=10, parse_math=False)
     if project.named == "against time":  # which is each flow's own
         limits = np.array([ax.get_xlim() for ax in axes])
         for ax in axes:
@@ -201,7 +201,7 @@ def _draw_histograms(run: Run, chosen: np.ndarray, axes: list[Axes]) -> None:
         ax.stairs(values, bins, color=PARTICLES, linewidth=1.2, baseline=None, label=f"particles ({run.own})")
         ax.set_xlim(limits)
         ax.set_ylim(0, 1.05 * most)
-        ax.set_xlabel(run.columns[0] + (f"\n({share:.1%} or less beyond)" if share else ""))
+        ax.set_xlabel(run.columns[0] + (f"\n({share:.1%} or less beyond)" if share else ""), parse_math=False)
         ax.set_ylabel("density (1 / data unit)")
         bare(ax)
 

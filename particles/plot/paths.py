@@ -211,10 +211,10 @@ def draw_paths(
 
 def dress(ax: Axes, run: Run, project: Projection, *, fixed: bool = False) -> None:
     """Names and proportions of the axes; ``fixed`` keeps the size of the axes' data and changes their box instead."""
-    ax.set_xlabel(project.labels[0])
-    ax.set_ylabel(project.labels[1])
+    ax.set_xlabel(project.labels[0], parse_math=False)
+    ax.set_ylabel(project.labels[1], parse_math=False)
     if project.axes == 3:
-        ax.set_zlabel(project.labels[2])  # type: ignore[attr-defined]
+        ax.set_zlabel(project.labels[2], parse_math=False)  # type: ignore[attr-defined]
         ax.set_box_aspect((1, 1, 1), zoom=0.9)  # type: ignore[call-arg,arg-type]
         return
     ax.autoscale_view()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,9 @@ class Scene:
         self.moving: list[Any] = []
         self._strip(colors) if self.project is None else self._cloud(self.project, colors, places)
         if title := captions.title(run):
-            self.figure.suptitle(title, fontsize=9, wrap=True)
+            self.figure.suptitle(
+                textwrap.fill(title, int(14 * self.figure.get_figwidth())), fontsize=9, parse_math=False
+            )
         last = moment(run, len(run.times) - 1, self.rows[:1])
         self.clock = self.ax.set_title(_clock(last), loc="left", fontsize=9, color=PATH)
         self.ax.tick_params(labelsize=8)
@@ -253,7 +256,14 @@ class Scene:
             name = f"particles ({run.own})"
             self.classes, shades = {name: np.ones(len(self.rows), bool)}, {name: PARTICLES}
         self.steps = [
-            ax.stairs(heights[0], self.edges, color=shades[name], linewidth=1.8, label=name) for name in shades
+            ax.stairs(
+                heights[0],
+                self.edges,
+                color=shades[name],
+                linewidth=1.8,
+                label=f" {name}" if name.startswith("_") else name,
+            )
+            for name in shades
         ]
         self.moving += self.steps
         most = max(self._density(run.snapshot(i, self.rows)[:, 0]).max() for i in self.stations)
@@ -262,9 +272,9 @@ class Scene:
         ax.set(
             xlim=self.edges[[0, -1]],
             ylim=(0, 1.15 * top),
-            xlabel=run.columns[0],
-            ylabel=f"density (1 / {run.columns[0]})",
         )
+        ax.set_xlabel(run.columns[0], parse_math=False)
+        ax.set_ylabel(f"density (1 / {run.columns[0]})", parse_math=False)
         bare(ax)
 
     def _density(self, values: np.ndarray) -> np.ndarray:

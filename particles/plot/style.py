@@ -84,6 +84,7 @@ def dots(
     size = float(np.clip(3000 / max(count, 1), 2, 14))
     more |= {"s": size, "c" if isinstance(color, np.ndarray) else "color": color}
     more |= {"depthshade": False} if ax.name == "3d" else {}
+    label = f" {label}" if label and label.startswith("_") else label  # which legends would leave out
     return ax.scatter(*points.T, alpha=alpha, label=label, linewidths=0, rasterized=count > RASTER, **more)
 
 
@@ -100,6 +101,8 @@ def legend(ax: Axes, *, alone: bool) -> None:
         found = ax.legend(
             handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.05 if ax.name == "3d" else -0.13), **look
         )
+    for text in found.get_texts():
+        text.set_parse_math(False)  # the names of classes are no formulas
     for handle in found.legend_handles:
         if handle is not None:
             handle.set_alpha(1)

@@ -188,7 +188,7 @@ def _read(path: Path) -> Run:
         raise ValueError("there is no snapshot yet")
     with np.load(path / "data.npz", allow_pickle=False) as data:
         known = {name: data[name] for name in DATA if name in data.files}
-    return Run(
+    found = Run(
         path=path,
         spec=spec,
         series=pd.read_csv(io.StringIO(whole_lines(path / "series.csv"))),
@@ -196,8 +196,28 @@ def _read(path: Path) -> Run:
         times=index["time"].to_numpy(),
         trajectory=trajectory[: len(index)],
         columns=spec["data"]["columns"],
-        units=np.array(spec["data"]["units"]),
-        carried=spec["carried"],
+        units=np.array(spec["data"]["units"], dtype=float),
+        carried=int(spec["carried"]),
         constant=_constant(spec["data"]),
         **known,
     )
+    _check(found)
+    return found
+
+
+def _check(run: Run) -> None:
+    """Whether the files fit together."""
+    dimension, count = len(run.columns), run.trajectory.shape[1]
+    numbers = all(run.series.dtypes[name].kind in "if" for name in run.series.columns)
+    labels = ((run.label, count), (run.target_label, len(run.target)), (run.holdout_label, len(run.holdout)))
+    fits = {
+        "trajectory.npy": run.trajectory.ndim == 3 and run.trajectory.shape[2] == dimension,
+        "trajectory.csv": all(part.dtype.kind in "if" for part in (run.steps, run.times)),
+        "data.npz": all(part.ndim == 2 and part.shape[1] == dimension for part in (run.target, run.holdout))
+        and all(label is None or label.shape == (rows,) for label, rows in labels),
+        "series.csv": {"step", "time"} <= set(run.series.columns) and numbers,
+        "spec.toml": run.units.shape == (dimension,) and 0 <= run.carried < count,
+    }
+    for name, good in fits.items():
+        if not good:
+            raise ValueError(f"{name} does not fit the other files")
