@@ -99,8 +99,11 @@ def _draw_line(run: Run, clouds: dict[str, np.ndarray], ax: Axes) -> None:
 
 def _draw_plane(clouds: dict[str, np.ndarray], project: Projection, ax: Axes) -> Axes:
     """Contours of target and particles, and the marginals beside them; the axes on top are returned."""
-    limits = _limits(list(clouds.values()), project.aspect or 1.0)
     width = np.max([bandwidth(clouds[name]) for name in ("target", "particles") if name in clouds], axis=0)
+    limits = _limits(list(clouds.values()), project.aspect or 1.0)
+    limits = [
+        (low - 1.5 * w, high + 1.5 * w) for (low, high), w in zip(limits, width)
+    ]  # contours lie around the points
     centres = [np.linspace(low, high, 2 * CELLS + 1)[1::2] for low, high in limits]
     if "target" in clouds:
         smooth = surface(clouds["target"], limits, width)
