@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_library_examples_run(capsys):
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     names: dict = {}
     for block in BLOCKS:
         exec(block.replace("300)", "20)").replace("300,", "20,"), names)
@@ -35,6 +35,8 @@ def test_library_examples_run(capsys):
     assert len(names["more"]) == 40
     assert [row["class"] for row in names["evidence"]] == [0, 1]
     assert names["run"].trajectory.shape[2] == 2
+    assert names["figure"].legends
+    assert Path("run.gif").read_bytes().startswith(b"GIF89a")
 
 
 def test_commands_run_one_after_the_other():
@@ -45,7 +47,7 @@ def test_commands_run_one_after_the_other():
         f"PARTICLES_{command}_{name}": value for command in ("SIMULATE", "COMPARE") for name, value in small.items()
     }
     commands = [line.partition("#")[0].partition("|")[0].split() for line in block.splitlines()]
-    assert len(commands) == 17
+    assert len(commands) == 19
     for words in commands:
         found = CliRunner().invoke(main, words[1:], env=environment, auto_envvar_prefix="PARTICLES")
         assert found.exit_code == 0, (words, found.output)
@@ -57,9 +59,10 @@ def test_commands_run_one_after_the_other():
 
 
 def test_options_that_are_named_exist():
-    from particles.cli import augment, compare, evaluate, simulate, transport
+    from particles.cli import augment, compare, evaluate, plot, report, simulate, transport
 
-    commands = (module.command for module in (augment, compare, evaluate, simulate, transport))
+    modules = (augment, compare, evaluate, plot, report, simulate, transport)
+    commands = (module.command for module in modules)
     parameters = [parameter for command in commands for parameter in command.params]
     options = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
     usage, _, _ = TEXT.partition("## What was measured")  # the examples have options of their own
