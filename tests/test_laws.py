@@ -157,6 +157,17 @@ def test_any_flow_has_the_same_bits(flow, label):
 
 
 @pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+def test_who_looks_changes_no_flow(tmp_path, flow):
+    """Whatever is logged, measured, saved and recorded on the way, the particles are the same bits."""
+    seldom = build(Specification(**SMALL | flow | {"steps": 6, "log_every": 6, "metric_every": 6}))
+    often = {"log_every": 1, "snapshot_every": 1, "metric_every": 1, "checkpoint_every": 1, "metric_size": 7}
+    recorded = {"record": True} if flow["flow"] != "proximal" else {}
+    end = simulate(seldom.process, 6).cloud
+    watched = run(tmp_path / "often", 6, **flow | often | recorded)
+    assert torch.equal(end.x, watched.cloud.x)
+
+
+@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
 @pytest.mark.parametrize("label", [None, "target"])
 def test_carried_particles_influence_no_flow(flow, label):
     if flow.get("solver") == "plan":
