@@ -453,8 +453,29 @@ def test_fit_refuses():
 @pytest.mark.parametrize("scale", ["standard", "global", "none"])
 def test_fit_refuses_what_the_type_cannot_hold(scale):
     found = table([[1e200, 1.0], [3e200, 2.0]])
-    with pytest.raises(ValueError, match="x0"):
+    with pytest.raises(ValueError, match="'x0': its values are too large for float32; divide"):
         Schema.fit(found, scale).encode(found)
+
+
+@pytest.mark.parametrize("scale", ["standard", "global", "none"])
+def test_fit_refuses_what_is_nothing_in_the_type(scale):
+    found = table([[1e-200, 1.0], [3e-200, 2.0]])
+    if scale == "global":  # one unit for both
+        assert Schema.fit(found, scale).encode(found).x[:, 0].tolist() == [0, 0]
+        return
+    with pytest.raises(ValueError, match="'x0': its values are too small for float32; multiply"):
+        Schema.fit(found, scale).encode(found)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-12, 1.0, 1e12, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_standard_units_take_any_scale(factor, dtype):
+    values = np.random.default_rng(0).normal(size=(20, 2))
+    found, plain = table(values * factor), table(values)
+    a, b = (Schema.fit(one, "standard", dtype).encode(one).x for one in (found, plain))
+    assert torch.allclose(a, b, atol=1e-6)
+    schema = Schema.fit(found, "standard", dtype)
+    assert schema.points(a) == pytest.approx(values * factor, rel=1e-5)
 
 
 def test_encode_refuses():

@@ -219,7 +219,9 @@ class Schema:
         if scale == "global":
             spread = np.full_like(spread, np.sqrt(np.square(spread).mean()))
         unit = spread if scale != "none" else np.ones_like(shift)
-        _check_range(table, np.abs(values).max(0) + np.abs(shift) + unit, varying, dtype)
+        least = torch.finfo(dtype if scale == "none" else torch.float64).tiny  # below, nothing is left of differences
+        largest = np.where(spread > least, np.abs(values).max(0) + np.abs(shift) + unit, np.inf)
+        _check_range(table, largest, varying, dtype)
         levels = None if table.label is None else np.unique(table.label)
         return Schema(table, scale, varying, shift, unit, levels, dtype)
 
@@ -289,10 +291,11 @@ class Schema:
 def _check_range(table: Table, largest: np.ndarray, varying: np.ndarray, dtype: torch.dtype) -> None:
     wide = ~(largest < torch.finfo(dtype).max)  # also where it is not a number
     if wide.any():
-        column = np.array(table.columns)[varying][wide.argmax()]
+        column = int(np.flatnonzero(varying)[wide.argmax()])
+        small = np.abs(table.values[:, column]).max() < 1
         raise ValueError(
-            f"{table.name}, column {str(column)!r}: its values are too large for {str(dtype).removeprefix('torch.')}; "
-            f"divide the column by a power of ten"
+            f"{table.name}, column {table.columns[column]!r}: its values are too {'small' if small else 'large'} for "
+            f"{str(dtype).removeprefix('torch.')}; {'multiply' if small else 'divide'} the column by a power of ten"
         )
 
 
