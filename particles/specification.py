@@ -293,7 +293,7 @@ class Specification:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as TOML: {error}") from None
         known = {field.name: str(field.type) for field in dataclasses.fields(Specification)}
-        noted = {name: found.pop(name) for name in list(found) if isinstance(found[name], dict)}
+        noted = {name: found.pop(name) for name in list(found) if isinstance(found[name], dict) and name not in known}
         if strange := found.keys() - known.keys():
             raise ValueError(f"{path} has the setting {min(strange)!r}, which this version does not know")
         if "target" not in found:

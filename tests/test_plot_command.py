@@ -303,7 +303,8 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(monkeypatch):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
 def test_a_signal_leaves_nothing_half_written(number, code):
     words = ["-m", "particles.cli", "plot", "../moons", "--kind", "animation", "--seconds", "500"]
-    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a test process in the background may ignore
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     end = time.monotonic() + 60
     while not list(Path().glob(".moons-animation.gif.*.tmp")):
         assert process.poll() is None

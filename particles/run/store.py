@@ -262,6 +262,9 @@ class Folder(Store):
         first = process.init()
         device = first.cloud.x.device
         try:
+            x, like = saved["x"], first.cloud.x
+            if x.shape != like.shape or x.dtype != like.dtype or not isinstance(saved["k"], int) or saved["k"] < 0:
+                raise ValueError(f"its particles are {x.dtype} {tuple(x.shape)}, not {like.dtype} {tuple(like.shape)}")
             process.load_state_dict(saved["process"])
             memory = tuple(tensor.to(device) for tensor in saved["memory"])
             return State(saved["k"], saved["t"], first.cloud.at(saved["x"].to(device)), memory)

@@ -1,0 +1,146 @@
+"""Files from strangers: nothing in them is run, and what they declare is not believed."""
+
+import io
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from particles.cli import main
+
+import particles as pt
+
+SMALL = ["-n", "20", "--target-size", "30", "--network", "8,8", "--no-figure", "-q"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole")
+    words = ["simulate", "--target", "moons", *SMALL, "--steps", "3", "--record", "-o", str(path / "run")]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    return path / "run"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch, whole):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole, "run")
+    Path("new.csv").write_text("x0,x1\n0.5,0.5\n1,1\n")
+
+
+def refused(*words):
+    """What is said, in one sentence, of something that is not done."""
+    found = CliRunner().invoke(main, list(map(str, words)))
+    assert found.exit_code == 2, (found.output, found.exception)
+    assert isinstance(found.exception, SystemExit)
+    assert not Path("pwned").exists()
+    return found.stderr.strip().splitlines()[-1]
+
+
+class Payload:
+    """What makes a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def test_the_payload_would_work():
+    torch.save(Payload(), "x.pt")
+    torch.load("x.pt", weights_only=False)
+    assert Path("pwned").exists()
+
+
+RESUME = ("simulate", "--resume", "run", "--steps", 5, "--no-figure", "-q")
+TRANSPORT = ("transport", "run", "--input", "new.csv", "--output", "moved.csv", "-q")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "potentials/00000002.pt"])
+@pytest.mark.parametrize("place", ["whole", "entry"])
+def test_pickles_are_not_run(name, place):
+    path = Path("run", name)
+    content = torch.load(path, weights_only=True)
+    torch.save(Payload() if place == "whole" else content | {next(iter(content)): Payload()}, path)
+    assert "cannot be read" in refused(*(RESUME if name == "checkpoint.pt" else TRANSPORT))
+    assert not Path("moved.csv").exists()
+
+
+def test_pickles_in_arrays_are_not_run():
+    np.savez("run/data.npz", target=np.array([Payload()], dtype=object), holdout=np.zeros((0, 2)), allow_pickle=True)
+    assert "run cannot be read as a run" in refused("plot", "run")
+    np.save("run/trajectory.npy", np.array([Payload()], dtype=object), allow_pickle=True)
+    assert "run cannot be read as a run" in refused("plot", "run")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x": torch.zeros(1, 2).expand(10**12, 2)},  # eight bytes that look like terabytes
+        {"x": torch.zeros(20, 3)},
+        {"x": torch.zeros(20, 2, dtype=torch.float64)},
+        {"x": [1.0]},
+        {"k": -1},
+        {"k": "3"},
+        {"k": 3.0},
+        {"memory": 5},
+        {"process": {}},
+        {"process": []},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_checkpoints_that_hold_something_else(change):
+    content = torch.load("run/checkpoint.pt", weights_only=True)
+    torch.save(content | change, "run/checkpoint.pt")
+    assert "begin a new run" in refused(*RESUME)
+
+
+def test_names_in_a_checkpoint_lead_nowhere():
+    content = io.BytesIO()
+    with zipfile.ZipFile("run/checkpoint.pt") as old, zipfile.ZipFile(content, "w") as new:
+        for entry in old.namelist():
+            new.writestr(entry.replace("archive/", "../../"), old.read(entry))
+    Path("run/checkpoint.pt").write_bytes(content.getvalue())
+    refused(*RESUME)
+    assert sorted(os.listdir()) == ["new.csv", "run"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'network = "!!python/object/apply:os.mkdir [pwned]"',
+        "network = {__reduce__ = 'os.mkdir'}",
+        "seed = 1e400",
+        "steps = -1",
+        "step_size = nan",
+        "lipschitz = -inf",
+        "device = \"__import__('os').mkdir('pwned')\"",
+        'dtype = "os"',
+        'flow = "../../flow"',
+        "nonsense = 1",
+    ],
+)
+def test_settings_construct_no_objects(line):
+    path, name = Path("run/spec.toml"), line.split(" ")[0]
+    lines = path.read_text().splitlines()
+    end = lines.index("[data]")
+    kept = [one for one in lines[:end] if not one.startswith(f"{name} =")]
+    while name == "network" and any(one.startswith("    ") or one == "]" for one in kept):
+        kept = [one for one in kept if not one.startswith("    ") and one != "]"]
+    path.write_text("\n".join([line, *kept, *lines[end:]]))
+    said = refused("simulate", "--resume", "run", "--no-figure", "-q").replace("-", "_")
+    assert name in said
+
+
+def test_a_run_that_leads_elsewhere_is_read_but_not_written_through(tmp_path):
+    """A folder of links: what they lead to is replaced or refused, and nothing beside it."""
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    Path("run/series.csv").unlink()
+    os.symlink(outside, "run/series.csv")
+    found = pt.Run.open  # what is there is no series
+    with pytest.raises(ValueError, match="run cannot be read as a run"):
+        found("run")
+    assert outside.read_text() == "mine"
