@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from particles.cli.gain import as_text, measure
-from particles.cli.options import usage
+from particles.cli.options import disk, usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,7 +169,7 @@ def command(
         click.echo(f"Diverged: {error}; nothing is written.", err=True)
         sys.exit(3)
     except OSError as error:
-        raise click.UsageError(f"{error.filename or output}: {error.strerror or error}") from None
+        raise disk(error, output) from None
     except KeyboardInterrupt as error:
         click.echo("Interrupted; nothing is written.", err=True)
         sys.exit(128 + getattr(error, "signal", 2))

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 from particles.cli.closing import Progress
-from particles.cli.options import set_threads, specification, spelt, usage
-from particles.cli.simulate import check_apart, check_empty, disk
+from particles.cli.options import disk, set_threads, specification, spelt, usage
+from particles.cli.simulate import check_apart, check_empty
 
 from particles.names import FLOWS, SOLVERS, choose
 from particles.specification import Specification

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from particles.cli.options import usage
+from particles.cli.options import disk, usage
 
 FORMATS = ("text", "csv", "json")
 
@@ -85,7 +85,7 @@ def command(
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except OSError as error:
-        raise click.UsageError(f"{error.filename or output}: {error.strerror or error}") from None
+        raise disk(error, output) from None
     except KeyboardInterrupt:
         click.echo("Interrupted; nothing is written.", err=True)
         sys.exit(130)

@@ -1,8 +1,10 @@
 """The options that name everything in a specification, for all commands that make runs."""
 
 import dataclasses
+import errno
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -293,6 +295,20 @@ def set_threads(spec: Specification) -> None:
 def usage(error: Exception) -> click.UsageError:
     """The error as one sentence, with options spelt as on the command line."""
     return click.UsageError(spelt(str(error)))
+
+
+class DiskError(click.ClickException):
+    """The disk is full, or fails."""
+
+    exit_code = 4
+
+
+def disk(error: OSError, path: Path) -> click.ClickException:
+    """What to raise where a file cannot be written: exit code 4 if the disk is full or fails, else 2, as it is the name that is wrong."""
+    text = f"{error.filename or path}: {error.strerror or error}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+        return click.UsageError(text)
+    return DiskError(text)
 
 
 def spelt(text: str) -> str:

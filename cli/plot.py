@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import click
-from particles.cli.options import usage
+from particles.cli.options import disk, usage
 
 PICTURES = (".png", ".pdf", ".svg")
 MOVIES = (".gif", ".mp4")
@@ -163,7 +163,7 @@ def command(
         except (ValueError, FileNotFoundError) as error:
             raise usage(error) from None
         except OSError as error:
-            raise click.UsageError(f"{error.filename or where}: {error.strerror or error}") from None
+            raise disk(error, where) from None
         except KeyboardInterrupt:
             click.echo("Interrupted; a picture that was there is as it was." if not watch else "Interrupted.", err=True)
             sys.exit(130)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from particles.cli.options import usage
+from particles.cli.options import disk, usage
 
 
 @click.command("report")
@@ -36,7 +36,7 @@ def command(runs: tuple[Path, ...], output: Path | None, quiet: bool) -> None:
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except OSError as error:
-        raise click.UsageError(f"{error.filename or output}: {error.strerror or error}") from None
+        raise disk(error, output) from None
     if not quiet:
         click.echo(f"{file}: {size / 1e6:.1f} MB")
 

@@ -1,7 +1,6 @@
 """``particles simulate``"""
 
 import dataclasses
-import errno
 import logging
 import shlex
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 from particles.cli.closing import Progress, close
-from particles.cli.options import set_threads, specification, spelt, usage
+from particles.cli.options import disk, set_threads, specification, spelt, usage
 from particles.cli.watching import WATCHES, Terminal, drawing
 
 from particles.specification import Specification
@@ -209,20 +208,6 @@ def _run(
 
 def _resume(folder: Path) -> str:
     return f"particles simulate --resume {shlex.quote(str(folder))}"
-
-
-class DiskError(click.ClickException):
-    """The disk is full, or fails."""
-
-    exit_code = 4
-
-
-def disk(error: OSError, path: Path) -> click.ClickException:
-    """What to raise where a file cannot be written: exit code 4 if the disk is full or fails, else 2, as it is the name that is wrong."""
-    text = f"{error.filename or path}: {error.strerror or error}"
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
-        return click.UsageError(text)
-    return DiskError(text)
 
 
 @contextmanager

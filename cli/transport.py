@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from particles.cli.closing import Progress
-from particles.cli.options import set_threads, spelt, usage
+from particles.cli.options import disk, set_threads, spelt, usage
 
 from particles.specification import Specification
 
@@ -90,7 +90,7 @@ def command(
         click.echo(f"Diverged: {spelt(str(error))}; nothing is written.", err=True)
         sys.exit(3)
     except OSError as error:
-        raise click.UsageError(f"{error.filename or output}: {error.strerror or error}") from None
+        raise disk(error, output) from None
     except KeyboardInterrupt:
         click.echo("Interrupted; nothing is written.", err=True)
         sys.exit(130)

@@ -58,6 +58,7 @@ def whole(tmp_path_factory):
     try:
         run("simulate", *SMALL, "--steps", 8, "-o", "begun")
         run("simulate", *SMALL, "--steps", 10, "-o", "run")
+        run("simulate", *SMALL, "--steps", 3, "-o", "kept", "--record")
     finally:
         os.chdir(previous)
     return path
@@ -336,6 +337,37 @@ def test_a_full_disk_loses_nothing_but_the_steps_since_the_checkpoint(disk, whol
         run("simulate", *again, "--steps", 10, "--no-figure", "-q")
     assert contents("disk/run") == contents(whole / "run")
     assert not list((disk / "run").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "plot run -o disk/mine.png",
+        "plot run --kind animation --seconds 0.5 -o disk/mine.gif",
+        "report run -o disk/mine.html",
+        "transport run --input new.csv -o disk/mine.csv --overwrite",
+        "augment train.csv --label k --per-class 60 -o disk/mine.csv --overwrite",
+        "evaluate train.csv train.csv --label k --format json -o disk/mine.json --overwrite",
+        "compare --target moons --flows w2 --steps 3 -o disk/mine",
+    ],
+    ids=lambda words: words.split(" -")[0].replace(" ", "-"),
+)
+def test_a_full_disk_leaves_what_was_there(disk, whole, words):
+    shutil.copytree(whole / "kept", "run")
+    Path("new.csv").write_text("x0,x1\n" + "0.5,0.25\n" * 2000)
+    rng = np.random.default_rng(0)
+    pd.DataFrame({"a": rng.normal(size=40), "b": rng.normal(size=40), "k": ["u", "v"] * 20}).to_csv(
+        "train.csv", index=False
+    )
+    output = Path(next(word for word in words.split() if word.startswith("disk/mine")))
+    if output.suffix:
+        output.write_text("before")
+    free = os.statvfs("disk").f_bavail * os.statvfs("disk").f_frsize
+    Path("disk/filler").write_bytes(bytes(free - 4096 * bool(output.suffix == "")))
+    assert "No space left" in run(*words.split(), code=4)
+    if output.suffix:
+        assert output.read_text() == "before"
+        assert sorted(os.listdir("disk")) == ["filler", output.name]
 
 
 # Kills
