@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from particles.cli.gain import as_text, measure
-from particles.cli.options import disk, usage
+from particles.cli.options import disk, say, usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,21 +166,21 @@ def command(
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except Diverged as error:
-        click.echo(f"Diverged: {error}; nothing is written.", err=True)
+        say(f"Diverged: {error}; nothing is written.", err=True)
         sys.exit(3)
     except OSError as error:
         raise disk(error, output) from None
     except KeyboardInterrupt as error:
-        click.echo("Interrupted; nothing is written.", err=True)
+        say("Interrupted; nothing is written.", err=True)
         sys.exit(128 + getattr(error, "signal", 2))
     if as_json:
-        click.echo(_json(found))
+        say(_json(found))
     elif not quiet:
-        click.echo(as_text(found))
+        say(as_text(found))
         old = "" if only_new else f"{len(table.frame)} rows of {data} and "
-        click.echo(f"{output}: {old}{len(new)} new row{'s' * (len(new) != 1)}, marked in the column 'synthetic'")
+        say(f"{output}: {old}{len(new)} new row{'s' * (len(new) != 1)}, marked in the column 'synthetic'")
     for sentence in found["warnings"]:
-        click.echo(f"WARNING: {sentence}", err=True)
+        say(f"WARNING: {sentence}", err=True)
 
 
 # What goes in

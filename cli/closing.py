@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
-from particles.cli.options import spelt
+from particles.cli.options import say, spelt
 
 from particles.metrics.titles import QUALITY
 
@@ -52,9 +51,9 @@ def close(
         with replacing(folder / "figure.png") as draft:
             draw(Run.open(folder)).savefig(draft, format="png", dpi=130)
     if as_json:
-        click.echo(json.dumps(found))
+        say(json.dumps(found))
     elif not quiet:
-        click.echo(_table(found))
+        say(_table(found))
 
 
 def _flow(simulation: Any, key: Any) -> dict[str, float]:

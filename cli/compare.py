@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 from particles.cli.closing import Progress
-from particles.cli.options import disk, set_threads, specification, spelt, usage
+from particles.cli.options import disk, say, set_threads, specification, spelt, usage
 from particles.cli.simulate import check_apart, check_empty
 
 from particles.names import FLOWS, SOLVERS, choose
@@ -90,12 +90,12 @@ def command(
     except OSError as error:
         raise disk(error, folder) from None
     except KeyboardInterrupt as error:
-        click.echo(f"Interrupted: the comparison in {folder} is not complete; repeat it with --overwrite", err=True)
+        say(f"Interrupted: the comparison in {folder} is not complete; repeat it with --overwrite", err=True)
         sys.exit(128 + getattr(error, "signal", 2))
     if as_json:
-        click.echo(json.dumps([{k: v if not _missing(v) else None for k, v in row.items()} for row in rows]))
+        say(json.dumps([{k: v if not _missing(v) else None for k, v in row.items()} for row in rows]))
     elif not quiet:
-        click.echo(_markdown(rows))
+        say(_markdown(rows))
     if diverged:
         sys.exit(3)
 
@@ -148,7 +148,7 @@ def _run(
             with bar:  # no measurements on the way: their time is not the flow's
                 state = simulate(simulation.process, simulation.spec.steps, stores[name], (), simulation.at_rest)
         except Diverged as error:
-            click.echo(f"{name} diverged: {spelt(str(error))} in {folder / name / 'diverged.csv'}.", err=True)
+            say(f"{name} diverged: {spelt(str(error))} in {folder / name / 'diverged.csv'}.", err=True)
             rows.append({"flow": name} | dict.fromkeys(COLUMNS, math.nan))
             diverged.append(name)
             continue

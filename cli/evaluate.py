@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from particles.cli.options import disk, usage
+from particles.cli.options import disk, say, usage
 
 FORMATS = ("text", "csv", "json")
 
@@ -78,7 +78,7 @@ def command(
         quality = evaluate(rows, made, fresh, label, categorical=names, key=Key.of(seed))
         report = _written(quality, form)
         if output is None:
-            click.echo(report)
+            say(report)
         else:
             with replacing(output) as draft:
                 draft.write_text(report + "\n", encoding="utf-8")
@@ -87,10 +87,10 @@ def command(
     except OSError as error:
         raise disk(error, output) from None
     except KeyboardInterrupt:
-        click.echo("Interrupted; nothing is written.", err=True)
+        say("Interrupted; nothing is written.", err=True)
         sys.exit(130)
     for sentence in quality.warnings:
-        click.echo(f"WARNING: {sentence}", err=True)
+        say(f"WARNING: {sentence}", err=True)
 
 
 def _check_output(output: Path, read: list[Path], overwrite: bool) -> None:

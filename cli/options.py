@@ -292,9 +292,19 @@ def set_threads(spec: Specification) -> None:
         torch.set_num_threads(spec.threads)
 
 
+def say(text: str, err: bool = False) -> None:
+    """Writes a text to standard output, or to standard error."""
+    click.echo(printable(text), err=err)
+
+
+def printable(text: str) -> str:
+    """A text without the characters by which a name in a file could steer a terminal."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
 def usage(error: Exception) -> click.UsageError:
     """The error as one sentence, with options spelt as on the command line."""
-    return click.UsageError(spelt(str(error)))
+    return click.UsageError(printable(spelt(str(error))))
 
 
 class DiskError(click.ClickException):
@@ -305,7 +315,7 @@ class DiskError(click.ClickException):
 
 def disk(error: OSError, path: Path) -> click.ClickException:
     """What to raise where a file cannot be written: exit code 4 if the disk is full or fails, else 2, as it is the name that is wrong."""
-    text = f"{error.filename or path}: {error.strerror or error}"
+    text = printable(f"{error.filename or path}: {error.strerror or error}")
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
         return click.UsageError(text)
     return DiskError(text)

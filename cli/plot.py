@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import click
-from particles.cli.options import disk, usage
+from particles.cli.options import disk, say, usage
 
 PICTURES = (".png", ".pdf", ".svg")
 MOVIES = (".gif", ".mp4")
@@ -165,7 +165,7 @@ def command(
         except OSError as error:
             raise disk(error, where) from None
         except KeyboardInterrupt:
-            click.echo("Interrupted; a picture that was there is as it was." if not watch else "Interrupted.", err=True)
+            say("Interrupted; a picture that was there is as it was." if not watch else "Interrupted.", err=True)
             sys.exit(130)
 
 
@@ -236,7 +236,7 @@ def _write(figure: Any, output: Path, dpi: float, quiet: bool) -> None:
 
     save(figure, output, dpi)
     if not quiet:
-        click.echo(str(output))
+        say(str(output))
 
 
 def _show(
@@ -273,7 +273,7 @@ def _animate(path: Path, output: Path, chosen: dict[str, Any], dpi: float, quiet
 
         movie = animate(Run.open(path), output, dpi=dpi, progress=progress, **chosen)
     if not quiet:
-        click.echo(f"{movie.path}: {movie.frames} frames, {movie.seconds:.1f} s, {_size(movie.bytes)}")
+        say(f"{movie.path}: {movie.frames} frames, {movie.seconds:.1f} s, {_size(movie.bytes)}")
 
 
 def _watch(path: Path, kind: str, chosen: dict[str, Any], output: Path, dpi: float, quiet: bool) -> None:
@@ -292,7 +292,7 @@ def _watch(path: Path, kind: str, chosen: dict[str, Any], output: Path, dpi: flo
     follow(path, draw, over=lambda: ended(path), pause=pause)
     reached = newest(path)
     if not quiet and reached is not None:
-        click.echo(f"{output}: step {reached.step}")
+        say(f"{output}: step {reached.step}")
 
 
 def _size(count: int) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from particles.cli.options import disk, usage
+from particles.cli.options import disk, say, usage
 
 
 @click.command("report")
@@ -38,7 +38,7 @@ def command(runs: tuple[Path, ...], output: Path | None, quiet: bool) -> None:
     except OSError as error:
         raise disk(error, output) from None
     if not quiet:
-        click.echo(f"{file}: {size / 1e6:.1f} MB")
+        say(f"{file}: {size / 1e6:.1f} MB")
 
 
 def _default(runs: tuple[Path, ...]) -> str:

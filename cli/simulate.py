@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 from particles.cli.closing import Progress, close
-from particles.cli.options import disk, set_threads, specification, spelt, usage
+from particles.cli.options import disk, say, set_threads, specification, spelt, usage
 from particles.cli.watching import WATCHES, Terminal, drawing
 
 from particles.specification import Specification
@@ -102,7 +102,7 @@ def command(
             advise=chosen and not quiet,
         )
     except KeyboardInterrupt:  # before the first step, or after the last
-        click.echo(f"Interrupted; if {folder} has a checkpoint, go on with --resume", err=True)
+        say(f"Interrupted; if {folder} has a checkpoint, go on with --resume", err=True)
         sys.exit(130)
 
 
@@ -170,7 +170,7 @@ def _run(
                 check_apart(folder, simulation.spec)
                 clear(folder)
             if advise and simulation.advice:
-                click.echo(f"WARNING: {spelt(simulation.advice)}", err=True)
+                say(f"WARNING: {spelt(simulation.advice)}", err=True)
             bar = Progress(simulation.spec.steps, quiet or watch == "terminal")
             look = Terminal(folder, watch_every) if watch == "terminal" else bar
             store = simulation.store(folder, look)
@@ -187,10 +187,10 @@ def _run(
         except RunError as error:
             raise usage(error) from None
         except Diverged as error:
-            click.echo(f"Diverged: {spelt(str(error))} in {folder / 'diverged.csv'}.", err=True)
+            say(f"Diverged: {spelt(str(error))} in {folder / 'diverged.csv'}.", err=True)
             sys.exit(3)
         except Interrupted as error:
-            click.echo(f"Interrupted: {error}; go on with: {_resume(folder)}", err=True)
+            say(f"Interrupted: {error}; go on with: {_resume(folder)}", err=True)
             sys.exit(128 + error.signal)
         except Unwritable as error:
             saved = (
@@ -198,9 +198,7 @@ def _run(
                 if store.saved is None
                 else f" up to step {store.saved}; when there is room, go on with: {_resume(folder)}"
             )
-            click.echo(
-                f"Error: {error.filename}: {error.strerror}; the run is saved{saved or ' nowhere yet'}", err=True
-            )
+            say(f"Error: {error.filename}: {error.strerror}; the run is saved{saved or ' nowhere yet'}", err=True)
             sys.exit(4)
         except OSError as error:  # of the summary or the figure: the run itself is whole
             raise disk(error, folder) from None

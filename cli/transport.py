@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from particles.cli.closing import Progress
-from particles.cli.options import disk, set_threads, spelt, usage
+from particles.cli.options import disk, say, set_threads, spelt, usage
 
 from particles.specification import Specification
 
@@ -87,15 +87,15 @@ def command(
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except Diverged as error:
-        click.echo(f"Diverged: {spelt(str(error))}; nothing is written.", err=True)
+        say(f"Diverged: {spelt(str(error))}; nothing is written.", err=True)
         sys.exit(3)
     except OSError as error:
         raise disk(error, output) from None
     except KeyboardInterrupt:
-        click.echo("Interrupted; nothing is written.", err=True)
+        say("Interrupted; nothing is written.", err=True)
         sys.exit(130)
     if not quiet:
-        click.echo(f"{output}: {len(moved)} point{'s' * (len(moved) != 1)} at step {stop}")
+        say(f"{output}: {len(moved)} point{'s' * (len(moved) != 1)} at step {stop}")
 
 
 def _specification(run: Path, device: str | None, time_steps: int | None) -> Specification:

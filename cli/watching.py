@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
+from particles.cli.options import say
 
 WATCHES = ("figure", "terminal")
 SHARE = 0.02
@@ -93,7 +93,7 @@ class Terminal:
             self._show(self._text())
         except UNREADABLE as error:  # a picture is not worth a run
             self.failed = True
-            click.echo(f"WARNING: --watch terminal cannot draw: {first_line(error)}", err=True)
+            say(f"WARNING: --watch terminal cannot draw: {first_line(error)}", err=True)
             return
         spent = time.perf_counter() - begin
         self.drawn, self.next = now, begin + max(spent / SHARE, 0.0 if self.live else APART)

@@ -5,8 +5,10 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
@@ -39,6 +41,12 @@ def refused(*words):
     assert isinstance(found.exception, SystemExit)
     assert not Path("pwned").exists()
     return found.stderr.strip().splitlines()[-1]
+
+
+def done(*words):
+    found = CliRunner().invoke(main, list(map(str, words)))
+    assert found.exit_code == 0, (found.output, found.exception)
+    return found
 
 
 class Payload:
@@ -144,3 +152,54 @@ def test_a_run_that_leads_elsewhere_is_read_but_not_written_through(tmp_path):
     with pytest.raises(ValueError, match="run cannot be read as a run"):
         found("run")
     assert outside.read_text() == "mine"
+
+
+HOSTILE = '</script><script>document.title="x"</script><img src=x onerror=alert(1)>&amp;"\'--]]>'
+
+
+def test_pictures_and_pages_show_names_as_text():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 2)), columns=[HOSTILE, "b"])
+    frame.assign(k=[HOSTILE, "<b>v</b>"] * 15).to_csv("hostile.csv", index=False)
+    words = ["--target", "hostile.csv", "--label", "k", *SMALL[:2], *SMALL[4:], "--steps", "2", "-o", "<run>"]
+    done("simulate", *words)
+    for kind in ("trajectories", "density", "snapshots"):
+        done("plot", "<run>", "--kind", kind, "-o", "picture.svg")
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.parse("picture.svg").iter()}
+        assert "path" in tags
+        assert not tags & {"script", "img", "b"}
+    done("report", "<run>", "-o", "page.html")
+    text = Path("page.html").read_text()
+    assert text.count("<script") == text.count("</script>") == plain_scripts()
+    assert "<img src=x" not in text
+    assert "<b>v</b>" not in text
+
+
+def plain_scripts():
+    """How many scripts the page of a run with harmless names has."""
+    done("report", "run", "-o", "plain.html")
+    return Path("plain.html").read_text().count("<script")
+
+
+def test_names_do_not_steer_the_terminal():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 2)), columns=["a\x1b[31m\x07", "b"])
+    frame.to_csv("hostile.csv", index=False)
+    words = [
+        "--target",
+        "hostile.csv",
+        *SMALL[:2],
+        *SMALL[4:6],
+        "--no-figure",
+        "--steps",
+        2,
+        "-o",
+        "other",
+        "--watch",
+        "terminal",
+    ]
+    assert "\x1b[31m" not in done("simulate", *words).stderr
+    frame.assign(**{"k\x1b[31m": ["u\x1b[31m", "v"] * 15}).to_csv("classes.csv", index=False)
+    found = done("augment", "classes.csv", "--label", "k\x1b[31m", "--per-class", 20, "-o", "new.csv", "--overwrite")
+    assert "u?[31m" in found.output
+    assert "\x1b" not in found.output
+    Path("bad.csv").write_text("a\x1b[31m,b\n1,2\n3,x\x1b[0m\n")
+    assert "\x1b" not in refused("simulate", "--target", "bad.csv", "-o", "bad")

@@ -37,7 +37,8 @@ class View:
         self.own = run.own
         self.heaps = len(run.columns) == 1
         self.project = projection(run, chosen)
-        self.names = [run.columns[0]] if self.heaps else [name.split(" (")[0] for name in self.project.labels[:2]]
+        names = [run.columns[0]] if self.heaps else [name.split(" (")[0] for name in self.project.labels[:2]]
+        self.names = [_printable(name) for name in names]
         self.aspect = None if self.heaps else self.project.aspect
         self.target = self._points(run.target)
         start = self._points(run.snapshot(0))
@@ -157,3 +158,8 @@ def _box(clouds: Sequence[np.ndarray]) -> np.ndarray:
     points = points[np.isfinite(points).all(1)]
     low, high = points.min(0), points.max(0)
     return np.stack((np.where(low < high, low, low - 0.5), np.where(low < high, high, high + 0.5)))
+
+
+def _printable(name: str) -> str:
+    """A name without the characters by which a file could steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
