@@ -370,6 +370,21 @@ def test_a_full_disk_leaves_what_was_there(disk, whole, words):
         assert sorted(os.listdir("disk")) == ["filler", output.name]
 
 
+def test_a_read_only_folder_is_read_and_said_to_be_that(disk, whole):
+    shutil.copytree(whole / "kept", disk / "run")
+    subprocess.run(["mount", "-o", "remount,ro", "disk"], check=True)
+    before = contents("disk/run")
+    assert "Read-only file system" in run("simulate", "--resume", "disk/run", "--steps", 5, "--no-figure", code=2)
+    assert "Read-only file system" in run("simulate", *SMALL, "--steps", 3, "-o", "disk/new", code=2)
+    assert "Read-only file system" in run("simulate", *SMALL, "--steps", 3, "-o", "disk/run", "--overwrite", code=2)
+    assert "Read-only file system" in run("plot", "disk/run", "-o", "disk/run.png", code=2)
+    run("plot", "disk/run", "-o", "run.png")
+    run("report", "disk/run", "-o", "run.html")
+    Path("new.csv").write_text("x0,x1\n0.5,0.25\n")
+    run("transport", "disk/run", "--input", "new.csv", "-o", "moved.csv")
+    assert contents("disk/run") == before
+
+
 # Kills
 
 
