@@ -10,6 +10,7 @@ ORDER = [
     {"keys", "shards", "names"},
     {"cloud"},
     {"kernels", "batches", "networks"},
+    {"tiles", "lazy"},
     {"divergences", "pairwise", "data", "metrics"},
     {"potentials"},
     {"flows"},
@@ -28,7 +29,7 @@ ORDER = [
     {"cli", "examples"},
 ]
 ONLY = {
-    "pykeops": {"pairwise", "cli/info"},
+    "pykeops": {"lazy", "cli/info"},
     "geomloss": {"potentials", "metrics"},
     "ot": {"potentials", "metrics"},
     "matplotlib": {"plot", "examples"},

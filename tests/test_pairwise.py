@@ -15,7 +15,7 @@ from problems import DOUBLE, normal
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from particles import pairwise
+from particles import lazy, tiles
 from particles.kernels import (
     Distance,
     Gaussian,
@@ -48,7 +48,7 @@ KERNELS = [
         for beta in (0.5, 1.0, 1.5)
     ),
 ]
-DIMENSIONS = [1, 2, pairwise.DIRECT, pairwise.DIRECT + 1, 60]
+DIMENSIONS = [1, 2, tiles.DIRECT, tiles.DIRECT + 1, 60]
 FINITE = [kernel for kernel, _, _ in KERNELS if math.isfinite(kernel.steepness)]
 REPR = {"ids": lambda value: repr(value[0]) if isinstance(value, tuple) else None}
 
@@ -56,9 +56,9 @@ REPR = {"ids": lambda value: repr(value[0]) if isinstance(value, tuple) else Non
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles of 6 × 10 pairs, the last ones smaller; blocks of one or two rows where things are differentiated."""
-    monkeypatch.setitem(pairwise.PAIRS, "cpu", 64)
-    monkeypatch.setattr(pairwise, "COLUMNS", 10)
-    monkeypatch.setattr(pairwise, "_broken", [])
+    monkeypatch.setitem(tiles.PAIRS, "cpu", 64)
+    monkeypatch.setattr(tiles, "COLUMNS", 10)
+    monkeypatch.setattr(lazy, "broken", [])
 
 
 def points(d, dtype=DOUBLE, m=23, n=37):
@@ -194,7 +194,7 @@ def test_tiles_do_not_matter(monkeypatch):
 # Derivatives
 
 
-@pytest.mark.parametrize("d", [2, pairwise.DIRECT + 1])
+@pytest.mark.parametrize("d", [2, tiles.DIRECT + 1])
 @pytest.mark.parametrize("case", COSTS + KERNELS, **REPR)
 def test_gradients_are_those_of_the_values(case, d):
     x, y = points(d)
@@ -284,7 +284,7 @@ def test_points_of_no_mass_are_left_out(out, backend):
     close(found[0], values.numpy(), 1e-10)
     close(found[1], gradient.numpy(), 1e-10)
     close(softmean(x, y, g, v, Distance(), 0.3, backend=name), mean.numpy(), 1e-10)
-    assert not pairwise._broken
+    assert not lazy.broken
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -319,7 +319,7 @@ def test_gradients_are_at_most_l(cost, d, dtype, differentiated):
     x[5:15] = y[5:15] + torch.logspace(-9, 0, 10, dtype=dtype)[:, None]
     x.requires_grad_(differentiated)
     norms = softmin_gradient(x, y, numbers(len(y), "g", dtype), cost, 1e-3)[1].detach().norm(dim=1)
-    assert float(norms.max()) <= 3 * (1 + (1e-4 if dtype == torch.float32 and d > pairwise.DIRECT else 1e-5))
+    assert float(norms.max()) <= 3 * (1 + (1e-4 if dtype == torch.float32 and d > tiles.DIRECT else 1e-5))
     assert float(norms.max()) >= 2.9
 
 
@@ -341,8 +341,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("d", [3, 20])
 def test_memory_is_bounded(monkeypatch, d, spread, differentiated):
     """With 500² pairs in blocks of 10⁴ no tensor has more entries than a block or the results."""
-    monkeypatch.setitem(pairwise.PAIRS, "cpu", 10_000)
-    monkeypatch.setattr(pairwise, "COLUMNS", 100)
+    monkeypatch.setitem(tiles.PAIRS, "cpu", 10_000)
+    monkeypatch.setattr(tiles, "COLUMNS", 100)
     x, y = points(d, m=500, n=500)
     if spread == "two clusters":
         x[::2] += 1000
@@ -423,7 +423,7 @@ def test_power_huber_is_an_infimal_convolution(power):
         assert float(pull[0]) == 0
 
 
-@pytest.mark.parametrize("d", [2, pairwise.DIRECT + 1])
+@pytest.mark.parametrize("d", [2, tiles.DIRECT + 1])
 @pytest.mark.parametrize("power", [1.5, 3.0])
 def test_power_huber_has_gradients(power, d):
     x, y = points(d)
@@ -528,7 +528,7 @@ def test_keops_softmin(capfd):
     found = everything("keops"), everything("tiled")
     for ours, theirs in zip(*found):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    assert not pairwise._broken
+    assert not lazy.broken
     assert capfd.readouterr().out == ""
 
 
@@ -545,7 +545,7 @@ def test_keops_kernel_sums(capfd):
     ):
         ours, theirs = (function(x, y, b, radial, backend=name) for name in ("keops", "tiled"))
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    assert not pairwise._broken
+    assert not lazy.broken
     assert capfd.readouterr().out == ""
 
 
@@ -553,7 +553,7 @@ def test_without_keops(monkeypatch, caplog):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(pairwise, "_lazy", fail)
+    monkeypatch.setattr(lazy, "lazy", fail)
     x, y = points(2)
     g, v = numbers(len(y), "g"), normal(len(y), 2, "v")
     with caplog.at_level(logging.WARNING):
@@ -569,25 +569,26 @@ def test_without_keops(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "KeOps does not work here, so large sums go by tiles of torch: OSError: no space left"
     ]
-    assert pairwise._broken == ["no space left"]
+    assert lazy.broken == ["no space left"]
 
 
 @needs_compiler
 def test_an_error_of_the_caller_is_not_one_of_keops():
     with pytest.raises((ValueError, RuntimeError, IndexError)):
         softmean(X, Y, G, Y[:3], Distance(), 1.0, backend="keops")
-    assert not pairwise._broken
+    assert not lazy.broken
 
 
 PROGRAM = """
 import torch
 from particles.kernels import Distance
-from particles.pairwise import _broken, softmin
+from particles.lazy import broken
+from particles.pairwise import softmin
 x, y = torch.zeros(2, 2, dtype=torch.float64), torch.tensor([[3.0, 4.0], [6.0, 8.0]], dtype=torch.float64)
 for _ in range(2):
     value = softmin(x, y, torch.zeros(2, dtype=torch.float64), Distance(), 2.0, backend="keops")
 assert bool(((value - (5 - 2 * torch.tensor(-2.5).exp().log1p())).abs() < 1e-6).all()), value
-assert bool(_broken) is %s, _broken
+assert bool(broken) is %s, broken
 """
 
 

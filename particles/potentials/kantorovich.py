@@ -18,9 +18,10 @@ from particles.cloud import Cloud, mean_square
 from particles.divergences import W1
 from particles.kernels import Squared
 from particles.keys import Key
+from particles.lazy import choose_backend
 from particles.metrics.transport import hush
 from particles.networks.dense import DenseNetwork
-from particles.pairwise import choose_backend, softmin, softmin_gradient
+from particles.pairwise import softmin, softmin_gradient
 from particles.potentials.adam import Adam
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 from particles.potentials.neural import NetworkPotential

@@ -23,7 +23,8 @@ from particles.cloud import Cloud
 from particles.divergences import KL, W1, Alpha, Divergence
 from particles.kernels import Kernel
 from particles.keys import Key
-from particles.pairwise import choose_backend, kernel_gradient, kernel_product
+from particles.lazy import choose_backend
+from particles.pairwise import kernel_gradient, kernel_product
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 
 EXACT = 2000

@@ -34,7 +34,8 @@ from particles.cloud import Cloud, mean_square
 from particles.divergences import W1, Divergence
 from particles.kernels import Distance, Huber, Radial
 from particles.keys import Key
-from particles.pairwise import Pairs, choose_backend, softmin, softmin_gradient
+from particles.lazy import choose_backend
+from particles.pairwise import Pairs, softmin, softmin_gradient
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 
 COARSER = 4

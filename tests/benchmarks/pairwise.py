@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from particles import Key, pairwise
+from particles import Key, lazy
 from particles.kernels import Distance
 from particles.pairwise import softmin, softmin_gradient
 
@@ -69,8 +69,8 @@ def main() -> None:
             calls = {name: partial(function, x, y, g, Distance(), EPSILON, backend=name) for name in ["tiled", *keops]}
             calls["cdist"] = partial(plain, x, y, g, what == "softmin_gradient")
             first = {name: seconds(call) for name, call in calls.items()}
-            if pairwise._broken:
-                raise SystemExit(f"KeOps does not work here: {pairwise._broken[0]}")
+            if lazy.broken:
+                raise SystemExit(f"KeOps does not work here: {lazy.broken[0]}")
             turns = np.array([[seconds(calls[name]) for name in names] for _ in range(options.turns)])
             cells = [
                 f"{middle:.2f} ({low:.2f} to {high:.2f})"
