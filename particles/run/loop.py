@@ -84,9 +84,10 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
     if state.k > stop:
         raise RunError(f"the run is at step {state.k} already; steps must be at least that, not {stop}")
     good, pending = state, []
+    regular = [row for row in store.rows if store.logs(int(row["step"]))]  # without one of where it once ended
 
     with _interruptible() as asked:
-        while state.k < stop and not (at_rest and at_rest([row for row in store.rows if store.logs(int(row["step"]))])):
+        while state.k < stop and not (at_rest and at_rest(regular)):
             try:
                 state, info = process.step(state)
             except (FloatingPointError, torch.linalg.LinAlgError) as error:
@@ -111,6 +112,8 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
             if logged:
                 path = process.path(state)
                 store.log(path, row | _look(observers, path[-1]))
+                if store.logs(state.k):
+                    regular.append(store.rows[-1])
             if last or store.saves(state.k):
                 store.save(state, process)
             if leaving or (asked and state.k == stop):

@@ -61,5 +61,7 @@ class AtRest:
         self.patience = patience
 
     def __call__(self, rows: list[Row]) -> bool:
-        recent = rows[1:][-self.patience :]  # the first row is that of step 0, before anything was measured
+        recent = rows[
+            max(1, len(rows) - self.patience) :
+        ]  # the first row is that of step 0, before anything was measured
         return len(recent) == self.patience and all(row["kinetic_energy"] < self.kinetic_energy for row in recent)

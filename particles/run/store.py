@@ -27,13 +27,12 @@ from typing import Any
 import torch
 
 from particles.cloud import Cloud
+from particles.data.damage import UNREADABLE, first_line
 from particles.data.tables import Schema
 from particles.flows.recording import Tape
 from particles.processes import Process, State
 from particles.run.files import (
-    UNREADABLE,
     GrowingArray,
-    first_line,
     read_growing,
     read_series,
     replacing,
@@ -206,6 +205,7 @@ class Folder(Store):
         self.progress = progress
         self.rows = []
         self.recording = Recording(path)
+        self.taken: list[int] | None = None  # the steps of the snapshots, once they have been read
         self.saved: int | None = None  # the step of the checkpoint
         self.resumed: int | None = None  # the step that the run was taken up at, until it has gone on from there
         path.mkdir(parents=True, exist_ok=True)
@@ -281,6 +281,7 @@ class Folder(Store):
         there = len(read_growing(self.path / "trajectory.npy"))
         taken = [row for row in read_series(self.path / "trajectory.csv")[:there] if snapshots(int(row["step"]))]
         _write(self.path / "trajectory.csv", taken)
+        self.taken = [int(row["step"]) for row in taken]
         self._trajectory().truncate(len(taken))
 
     @writing
@@ -306,14 +307,16 @@ class Folder(Store):
 
     def _snapshot(self, state: State) -> None:
         index = self.path / "trajectory.csv"
-        taken = read_series(index)
-        if taken and taken[-1]["step"] == state.k:
+        if self.taken is None:
+            self.taken = [int(row["step"]) for row in read_series(index)]
+        if self.taken and self.taken[-1] == state.k:
             return
         trajectory = self._trajectory(state.cloud)
-        trajectory.truncate(len(taken))  # a kill may have left a snapshot that is not in the index
+        trajectory.truncate(len(self.taken))  # a kill may have left a snapshot that is not in the index
         trajectory.append(self.schema.points(state.cloud.x))
         row = {"snapshot": trajectory.rows - 1, "step": state.k, "time": state.t}
-        _append(index, row, row) if taken else _write(index, [row])
+        _append(index, row, row) if self.taken else _write(index, [row])
+        self.taken.append(state.k)
 
     def _way(self, path: list[State]) -> None:
         """Replaces the trajectory by a path of its own, whose steps are those of the flow."""
@@ -326,6 +329,7 @@ class Folder(Store):
             self.path / "trajectory.csv",
             [{"snapshot": i, "step": i, "time": state.t} for i, state in enumerate(path)],
         )
+        self.taken = list(range(len(path)))
 
     def _trajectory(self, cloud: Cloud | None = None) -> GrowingArray:
         path = self.path / "trajectory.npy"
