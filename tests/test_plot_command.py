@@ -255,6 +255,16 @@ def test_a_trajectory_that_was_cut_short_is_drawn_as_far_as_it_goes(tmp_path, dr
     assert "end (step 3)" in [text.get_text() for text in drawn[0][0].legends[0].get_texts()]
 
 
+def test_an_animation_without_end_is_refused():
+    assert "frames" in refused("../moons", "--kind", "animation", "--seconds", "1e9")
+
+
+def test_a_folder_of_runs_names_them():
+    Path("many").mkdir()
+    shutil.copytree("../moons", "many/first")
+    assert refused("many").endswith("name a run in it, such as many/first")
+
+
 def test_a_folder_that_is_no_run_is_refused():
     assert refused(".") == ". is not a run folder: it has no spec.toml, or no trajectory.npy yet"
     assert refused("nowhere").startswith("nowhere is not a run folder")

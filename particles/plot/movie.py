@@ -20,6 +20,10 @@ SAMPLES = 8
 """The number of frames that the palette of a GIF is made from."""
 
 
+FRAMES = 100_000
+"""The most frames of an animation: hours."""
+
+
 @dataclass(frozen=True)
 class Movie:
     """An animation that was written.
@@ -164,6 +168,10 @@ def _check(run: Run, kind: str, fps: float, seconds: float, trail: int, loop: in
     for name, value in {"fps": fps, "seconds": seconds}.items():
         if not 0 < value < np.inf:
             raise ValueError(f"{name} must be above 0, not {value:g}")
+    if seconds * fps > FRAMES:
+        raise ValueError(
+            f"seconds · fps is {seconds * fps:g} frames, and at most {FRAMES} are drawn; choose fewer seconds"
+        )
     if kind == ".gif" and fps > film.FASTEST:
         raise ValueError(f"fps of a GIF is at most {film.FASTEST:g}, not {fps:g}; choose fewer, or an .mp4 file")
     for name, value in {"trail": trail, "loop": loop}.items():
