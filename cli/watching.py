@@ -80,9 +80,9 @@ class Terminal:
         self._look(last=True)
 
     def _look(self, *, last: bool) -> None:
+        from particles.data.damage import UNREADABLE, first_line
         from particles.plot.terminal import View
         from particles.plot.watching import due, newest
-        from particles.run.files import UNREADABLE, first_line
 
         now = newest(self.folder)
         if self.failed or now is None or not due(now, self.drawn, self.every, last):

@@ -1,6 +1,7 @@
 """Files as people have them: encodings, separators, decimal commas, compression; and files that want to do harm."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -125,6 +126,12 @@ def test_a_quoted_header_over_two_lines(tmp_path):
     assert "line 4" in refusal(put(tmp_path, text))
 
 
+def test_classes_under_a_quoted_header_over_two_lines(tmp_path):
+    """There, too, only an empty entry is a missing one."""
+    table = read_table(put(tmp_path, 'a,"the\nclass"\n1,NA\n2,null\n'), label="the\nclass")
+    assert table.label.tolist() == ["NA", "null"]
+
+
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r"])
 def test_ends_of_lines(tmp_path, end):
     path = put(tmp_path, end.join(["a,b", "1,2", "3,4", ""]))
@@ -211,6 +218,15 @@ def test_compressed_and_cut_short(tmp_path, pack):
     assert "damaged" in refusal(put(tmp_path, whole[: len(whole) // 2], "data.csv.gz"))
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bz2", "xz"])
+def test_compressed_and_damaged(tmp_path, pack):
+    whole = bytearray(pack(b"a,b\n" + b"1.25,2\n" * 1000))
+    for at in range(4, len(whole), 3):
+        whole[at] ^= 8
+        with contextlib.suppress(ValueError):  # and nothing else that zlib, bz2 and lzma raise
+            read_table(put(tmp_path, bytes(whole)))
+
+
 def test_what_expands_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LARGEST", 1 << 20)
     path = put(tmp_path, gzip.compress(b"a\n" + b"1\n" * (1 << 20)), "data.csv.gz")
@@ -252,6 +268,23 @@ def test_huge_declared_shapes(tmp_path, shape, archive):
     else:
         put(tmp_path, content.getvalue(), "data.npy")
     assert "declares an array of shape" in refusal(tmp_path / ("data.npz" if archive else "data.npy"))
+
+
+HEADS = {
+    "NUL": b"{'descr': '<f8', 'fortran_order': False, 'shape': (\0,)}\n",
+    "unbalanced": b"{{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }\n",
+    "too many": b"{'descr': '|O', 'fortran_order': False, 'shape': (18446744073709551616,)}\n",
+    "long": b"{'descr': '<f8', 'fortran_order': False, 'shape': (2,)}" + b" " * 20000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=list(HEADS))
+@pytest.mark.parametrize("version", [1, 2])
+def test_spoilt_headers_of_arrays(tmp_path, head, version):
+    """NumPy reads them as text of Python, and raises whatever that raises."""
+    length = len(head).to_bytes(2 * version, "little")
+    content = b"\x93NUMPY" + bytes([version, 0]) + length + head + b"\0" * 16
+    assert "cannot be read as a NumPy file" in refusal(put(tmp_path, content, "data.npy"))
 
 
 def test_an_archive_of_zeros_without_end(tmp_path, monkeypatch):

@@ -28,6 +28,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
+from particles.data.damage import UNREADABLE, first_line
+
 logger = logging.getLogger("particles")
 
 LARGEST = 4 << 30
@@ -89,7 +91,9 @@ def read_rows(path: Path, label: str | None, header: bool | None, text: Collecti
                 found = Rows(_parquet(path, file), True)
             else:
                 found = _csv(path, _bytes(path, file), label, header, text)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the archive's
+            raise
         raise ValueError(f"{path} is damaged: {error}") from None
     except MemoryError:
         raise ValueError(f"{path} does not fit into memory; give it fewer rows or columns") from None
@@ -131,8 +135,10 @@ def _arrays(path: Path, file: BinaryIO, label: str | None) -> pd.DataFrame:
         _check_sizes(path, file)
         found = np.load(file, allow_pickle=False)
         arrays = found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as a NumPy file: {error}") from None
+    except MemoryError:
+        raise
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read as a NumPy file: {first_line(error)}") from None
     if isinstance(arrays, np.ndarray):
         if label is not None:
             raise ValueError(f"{path} is one array and has no column {label!r}; put rows and labels into an npz file")
@@ -200,8 +206,10 @@ def _parquet(path: Path, file: BinaryIO) -> pd.DataFrame:
         frame = pd.read_parquet(file)
     except ImportError:
         raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install 'lipschitz-particles[parquet]'") from None
-    except (OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+    except MemoryError:
+        raise
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
     frame.columns = frame.columns.map(str)
     _check_names(path, list(frame.columns))
     return frame
@@ -213,7 +221,7 @@ def _csv(path: Path, content: bytes, label: str | None, header: bool | None, kep
     text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
     end = text.find("\n", len(text.rstrip()))
     text = text if end < 0 else text[:end]  # without blank lines at the end
-    head = [line.rstrip("\r\n") for line in itertools.islice(io.StringIO(text), HEAD)]
+    head = list(itertools.islice(io.StringIO(text), HEAD))  # with their ends, which belong to quoted names
     if not head or not head[0].strip():
         raise ValueError(f"{path}, line 1 is blank; expected the names of the columns, or the first row")
     separator = _separator(head)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from particles.run.files import UNREADABLE, first_line, replacing
+from particles.data.damage import UNREADABLE, first_line
+from particles.run.files import replacing
 from particles.run.lock import busy
 from particles.run.reader import Run
 

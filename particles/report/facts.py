@@ -6,9 +6,9 @@ import json
 import math
 from typing import Any
 
+from particles.data.damage import UNREADABLE
 from particles.metrics.titles import QUALITY
 from particles.plot import captions
-from particles.run.files import UNREADABLE
 from particles.run.lock import busy
 from particles.run.reader import Run
 

@@ -5,34 +5,12 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-
-UNREADABLE = (
-    RuntimeError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    ArithmeticError,
-    EOFError,
-    OSError,
-    MemoryError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
-"""What reading a damaged file can raise."""
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without what it adds."""
-    return str(error).strip().partition("\n")[0]
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from particles.run.files import UNREADABLE, first_line, read_growing, whole_lines
+from particles.data.damage import UNREADABLE, first_line
+from particles.run.files import read_growing, whole_lines
 
 DATA = ("target", "holdout", "label", "target_label", "holdout_label")
 """What ``data.npz`` holds; labels only where there are classes."""
@@ -67,7 +68,9 @@ class Run:
         """
         path = Path(path)
         if not (path / "spec.toml").exists() or not (path / "trajectory.npy").exists():
-            raise FileNotFoundError(f"{path} is not a run folder: it has no spec.toml, or no trajectory.npy yet")
+            runs = sorted(file.parent.name for file in path.glob("*/spec.toml"))
+            hint = f"; name a run in it, such as {path / runs[0]}" if runs else ""
+            raise FileNotFoundError(f"{path} is not a run folder: it has no spec.toml, or no trajectory.npy yet{hint}")
         try:
             return _read(path)
         except UNREADABLE as error:
