@@ -221,3 +221,14 @@ def test_verdicts_on_fidelity_copying_and_failures(study, measured, missed):
     checks = [check for check in study("gates").checks(rows, "ours") if check.gate[:2] in ("G4", "G5", "G6")]
     assert {"G4 energy", "G4 variance", "G4 recall", "G5 ratio", "G5 copies", "G6"} == {check.gate for check in checks}
     assert {check.gate for check in checks if check.verdict != "reached"} == missed
+
+
+def test_every_picture_of_a_run_is_made(tmp_path):
+    pictures = example("pictures")
+    small = {"particles": 20, "target_size": 30, "steps": 4, "network": (8, 8)}
+    for name, settings in pictures.RUNS.items():
+        kept = {key: value for key, value in settings.items() if key not in ("snapshot_every", "decay")}
+        run = pictures.make(tmp_path / name, **kept | small)
+        made = {path.name.removeprefix(f"{name}-") for path in pictures.draw(run, tmp_path)}
+        more = {"mixture": {"potential.png"}, "digits": {"images.png"}}.get(name, set())
+        assert made == {f"{kind}.png" for kind in pictures.ALL} | more | {f"{name}.gif"}
