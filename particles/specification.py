@@ -7,6 +7,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from particles.names import (
     STEPPERS,
     choose,
 )
+
+KINDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "tuple[int, ...]": "a list of whole numbers",
+}
+"""What the types of settings are called."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class Specification:
         max_inner: The most inner steps that it takes.
         accuracy: Where the steppers ``proximal`` (residual, a part of the first speed) and ``adaptive`` (error per substep, a length) stop.
         step_size: The first step, in units of time, or ``auto``: the target's nearest-neighbour distance over L; by default 0.5 for ``lipschitz``, ``transport`` and ``kernel``, 0.1 for ``w2``, 0.3 for
-            ``kale``, and for ``mmd`` the target's root mean square radius (``riesz``) or half the squared bandwidth.
+            ``kale`` (half the squared bandwidth if that is less), and for ``mmd`` the target's root mean square radius (``riesz``) or half the squared bandwidth.
         decay: The number of steps after which the step size is halved.
         steps: The number of steps.
         stop_energy: The kinetic energy below which the run is at rest; 0 for never.
@@ -180,6 +190,8 @@ class Specification:
     record: bool = False
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(field.name, getattr(self, field.name), str(field.type)))
         least = {
             "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1, "metric_every": 1,
             "checkpoint_every": 1, "metric_size": 2, "seed": 0, "threads": 1, "holdout": 0, "stop_energy": 0, "patience": 1,
@@ -262,7 +274,6 @@ class Specification:
             raise ValueError(
                 f"{given} is not for the flow proximal, which takes time_steps Euler steps to its horizon; leave it out"
             )
-        object.__setattr__(self, "network", tuple(self.network))
         if not self.network or min(self.network) < 1:
             raise ValueError(f"network needs positive widths, not {','.join(map(str, self.network))}")
 
@@ -290,7 +301,7 @@ class Specification:
         """
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read as TOML: {error}") from None
         known = {field.name: str(field.type) for field in dataclasses.fields(Specification)}
         noted = {name: found.pop(name) for name in list(found) if isinstance(found[name], dict) and name not in known}
@@ -298,9 +309,6 @@ class Specification:
             raise ValueError(f"{path} has the setting {min(strange)!r}, which this version does not know")
         if "target" not in found:
             raise ValueError(f"{path} names no target")
-        for name, value in found.items():
-            if not _fits(value, known[name]):
-                raise ValueError(f"{path}: {name} = {value!r} is not of the type {known[name]}")
         try:
             return Specification(**found), noted
         except ValueError as error:
@@ -314,16 +322,37 @@ class Specification:
         return tomli_w.dumps(known | noted)
 
 
-def _fits(value: object, annotation: str) -> bool:
-    """Whether a value from a TOML file is of a field's type."""
-    if annotation.startswith("tuple"):
-        return isinstance(value, list) and all(_fits(entry, "int") for entry in value)
-    known: dict[str, tuple[type, ...]] = {
-        "str": (str,),
-        "int": (int,),
-        "float": (int, float),
-        "bool": (bool,),
-        "None": (),
-    }
-    kinds = {kind for name in annotation.split(" | ") for kind in known[name]}
-    return isinstance(value, tuple(kinds)) and isinstance(value, bool) == (bool in kinds)
+def _plain(name: str, value: Any, annotation: str) -> Any:
+    """A value of a field's type, as plain Python has it: NumPy's numbers and lists are taken, too.
+
+    Raises:
+        ValueError: If it is of another type, or an integer that no file and no tensor can hold.
+    """
+    kinds = annotation.split(" | ")
+    if value is None and "None" in kinds:
+        return None
+    if isinstance(value, bool):
+        if "bool" in kinds:
+            return value
+    elif isinstance(value, str):
+        if "str" in kinds:
+            return str(value)
+    elif isinstance(value, list | tuple):
+        if annotation.startswith("tuple"):
+            return tuple(_plain(name, entry, "int") for entry in value)
+    elif isinstance(value, Integral) and abs(int(value)) >= 1 << 63:
+        raise ValueError(f"{name} must be below 2^63, not {_shown(value)}")
+    elif isinstance(value, Integral) and "int" in kinds:
+        return int(value)
+    elif isinstance(value, Real) and "float" in kinds:
+        return float(value)
+    wanted = " or ".join(KINDS[kind] for kind in kinds if kind != "None")
+    raise ValueError(f"{name} must be {wanted}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value).replace("\n", " ")
+    except ValueError:  # an integer of too many digits
+        text = f"one of {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -675,6 +675,32 @@ def test_resume_refuses(resumed, more, says):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("target", None), ("steps", "many"), ("steps", 2.5), ("steps", True), ("seed", 10**30), ("flow", 3)),
+        *(
+            ("lipschitz", "a"),
+            ("lipschitz", 10**400),
+            ("debias", 1),
+            ("network", 3),
+            ("network", [8, "a"]),
+            ("kernel", b"x"),
+        ),
+    ],
+)
+def test_settings_of_another_type(name, value):
+    """Whoever calls the library is told as clearly."""
+    with pytest.raises(ValueError, match=rf"^{name} must be"):
+        Specification(**{"target": "moons", name: value})
+
+
+def test_settings_in_numbers_of_numpy():
+    spec = Specification("moons", steps=np.int64(5), lipschitz=np.float32(0.5), network=[np.int32(8)], holdout=3)
+    assert spec == Specification("moons", steps=5, lipschitz=0.5, network=(8,), holdout=3.0)
+    assert tomllib.loads(spec.dump({}))["network"] == [8]
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         (b"target = [", "TOML"),
@@ -686,6 +712,8 @@ def test_resume_refuses(resumed, more, says):
         (b'target = "moons"\nnetwork = 3\n', "network"),
         (b'target = "moons"\nlipschitz = "a"\n', "lipschitz"),
         (b'target = "moons"\ndivergence = 1\n', "divergence"),
+        (b"target = " + b"[" * 100_000, "TOML"),
+        (b'target = "moons"\nseed = 99999999999999999999\n', "2^63"),
     ],
 )
 def test_corrupt_specification(text, says):

@@ -1,0 +1,53 @@
+"""How hard tests with random input try, and how files are spoilt.
+
+Few examples, always the same ones, are run by default; ``PARTICLES_FUZZ=2000`` runs so many new ones of each quick test, and a part of
+them of slower ones.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+EXAMPLES = int(os.environ.get("PARTICLES_FUZZ", "0"))
+
+
+def fuzz(few: int, part: float = 1.0) -> Callable[[Any], Any]:
+    """A decorator for a test of random examples: ``few`` of them, or that part of those that are asked for."""
+    return settings(
+        max_examples=max(1, round(EXAMPLES * part)) if EXAMPLES else few,
+        derandomize=not EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+PIECES = [b"", b"\0", b"\xff" * 8, b"\n", b'"', b",", b"nan", b"1e999", b"-1", b"\x80\0\0\0\0\0\0\0", b"\0" * 64]
+
+
+@st.composite
+def spoilt(draw: Any, content: bytes, most: int = 4) -> bytes:
+    """Bytes with a few of them changed, cut out, put in or cut off."""
+    for _ in range(draw(st.integers(1, most))):
+        at = draw(st.integers(0, max(len(content) - 1, 0)))
+        what = draw(st.sampled_from(["flip", "set", "put", "cut", "end", "twice"]))
+        if what == "flip":
+            content = (
+                content[:at]
+                + bytes([content[at] ^ 1 << draw(st.integers(0, 7))] if content else [])
+                + content[at + 1 :]
+            )
+        elif what == "set":
+            content = content[:at] + draw(st.binary(min_size=1, max_size=4)) + content[at + 1 :]
+        elif what == "put":
+            content = content[:at] + draw(st.sampled_from(PIECES)) + content[at:]
+        elif what == "cut":
+            content = content[:at] + content[at + draw(st.integers(1, 40)) :]
+        elif what == "end":
+            content = content[:at]
+        else:
+            content = content[:at] + content[max(at - 30, 0) :]
+    return content
