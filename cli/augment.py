@@ -145,7 +145,7 @@ def command(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     from particles.augmentation import Augmentation
     from particles.keys import Key
-    from particles.run.loop import Diverged
+    from particles.run.loop import SAVED, Diverged
 
     try:
         read = [path for path in (data, holdout) if path is not None]
@@ -166,7 +166,7 @@ def command(
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except Diverged as error:
-        say(f"Diverged: {error}; nothing is written.", err=True)
+        say(f"Diverged: {str(error).removesuffix(SAVED)}; nothing is written.", err=True)
         sys.exit(3)
     except OSError as error:
         raise disk(error, output) from None

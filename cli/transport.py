@@ -69,7 +69,6 @@ def command(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     from particles.restored import rebuilt
     from particles.run.files import replacing
-    from particles.run.loop import Diverged
 
     try:
         spec = _specification(run, device, time_steps)
@@ -81,12 +80,13 @@ def command(
         with Progress(stop, quiet) as bar:
             paths = _Paths(simulation, trajectory, stop, bar)
             moved = _moved(simulation, run, cloud, stop, paths)
+        simulation.schema.points(moved.x)  # before anything is written
         paths.write()
         with replacing(output) as draft:
             simulation.schema.write(moved, draft)
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
-    except Diverged as error:
+    except FloatingPointError as error:  # diverged, or too large for the units of the data
         say(f"Diverged: {spelt(str(error))}; nothing is written.", err=True)
         sys.exit(3)
     except OSError as error:
@@ -167,6 +167,7 @@ def _generated(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> 
     """The points after so many Euler steps along a flow that is known at all places and times."""
     from particles.processes import State
     from particles.restored import restore
+    from particles.run.loop import Diverged, check_points
 
     spec, process = simulation.spec, simulation.process
     if spec.solver == "plan":
@@ -178,6 +179,10 @@ def _generated(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> 
     restore(simulation, run)
     path = process.flow.path(cloud, spec.time_steps, process.key.fold("path"))
     for k, reached in enumerate(path[: stop + 1]):
+        try:
+            check_points(reached)
+        except FloatingPointError as error:
+            raise Diverged(f"step {k}: {error}") from None
         look(State(k, k * spec.horizon / spec.time_steps, reached))
     return path[stop]
 

@@ -45,6 +45,8 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
     chosen = spec.kernel or kernels.get(spec.flow)
     if bandwidth is None and spec.flow in kernels and chosen != "riesz":
         bandwidth = _median_distance(target, key.fold("bandwidth"))
+    if spec.flow == "kale" and spec.step_size is None and bandwidth is not None:
+        step_size = min(STEP_SIZES["kale"], bandwidth**2 / 2)  # beyond, particles are thrown out of the kernel's sight
     if step_size is None:  # of mmd: the time in which its field moves particles by its own length
         step_size = size ** (2 - spec.exponent) if bandwidth is None or chosen == "riesz" else bandwidth**2 / 2
     if radius is None and spec.flow == "transport":
@@ -259,4 +261,5 @@ def _median_distance(target: Cloud, key: Key) -> float:
     import torch
 
     distances = torch.pdist(target.draw(1000, key).x.double())
-    return float(distances.median()) or 1.0
+    apart = distances[distances > 0]  # points at one place are one point of more weight
+    return float(apart.median()) if len(apart) else 1.0

@@ -292,6 +292,8 @@ class Train:
         self.optimizer.learning_rate = self.learning_rate / (1 + since / self.decay)
         with torch.no_grad():
             self.optimizer.ascend([gradient.neg() for gradient in gradients])
+            if not bool(torch.stack([weight.sum() for weight in self.weights]).isfinite().all()):
+                raise FloatingPointError("the weights of the flow are not finite; a smaller learning_rate may help")
             share = 1 / min(self.average, 1 + since / 10)
             for mean, weight in zip(self.flow.networks[self.stage].parameters(), self.weights):
                 mean.lerp_(weight, share)

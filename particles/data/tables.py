@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,9 +220,12 @@ class Schema:
         if scale == "global":
             spread = np.full_like(spread, np.sqrt(np.square(spread).mean()))
         unit = spread if scale != "none" else np.ones_like(shift)
-        least = torch.finfo(dtype if scale == "none" else torch.float64).tiny  # below, nothing is left of differences
-        largest = np.where(spread > least, np.abs(values).max(0) + np.abs(shift) + unit, np.inf)
-        _check_range(table, largest, varying, dtype)
+        limits = torch.finfo(dtype if scale == "none" else torch.float64)
+        least, most = limits.tiny, limits.max / 1e3  # room for particles that begin farther out than the rows
+        if scale == "none":  # flows see squares of these numbers as they are
+            least, most = math.sqrt(least), math.sqrt(most)
+        largest = np.abs(values).max(0) + np.abs(shift) + unit
+        _check_range(table, np.where(spread > least, largest, np.inf), varying, dtype, most)
         levels = None if table.label is None else np.unique(table.label)
         return Schema(table, scale, varying, shift, unit, levels, dtype)
 
@@ -246,7 +250,7 @@ class Schema:
                 f"{table.name} has column {a!r} where {self.table.name} has {b!r}; give both the same columns"
             )
         x = (table.values[:, self.varying] - self.shift) / self.unit
-        _check_range(table, np.abs(x).max(0), self.varying, self.dtype)
+        _check_range(table, np.abs(x).max(0), self.varying, self.dtype, math.sqrt(torch.finfo(self.dtype).max))
         label = None
         if self.levels is not None:
             if table.label is None:
@@ -257,17 +261,36 @@ class Schema:
         return Cloud(torch.as_tensor(x, dtype=self.dtype, device=device), label)
 
     def points(self, x: torch.Tensor) -> np.ndarray:
-        """Points in the units of the target, varying columns alone; in the type of ``x`` where that is fine enough."""
+        """Points in the units of the target, varying columns alone; in the type of ``x`` where that is fine and wide enough.
+
+        Raises:
+            FloatingPointError: If a finite point is none in these units.
+        """
         values = self._in_data_units(x)
         return values if self._needs_double.any() else values.astype(x.detach().cpu().numpy().dtype)
 
     def _in_data_units(self, x: torch.Tensor) -> np.ndarray:
-        return np.asarray(x.detach().cpu().double().numpy() * self.unit + self.shift)
+        found = x.detach().cpu().double().numpy()
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            values = np.asarray(found * self.unit + self.shift)
+        single = ~self._needs_double & (x.dtype == torch.float32)
+        lost = np.isfinite(found) & ~(
+            np.abs(values) <= np.where(single, np.finfo(np.float32).max, np.finfo(np.float64).max)
+        )
+        if lost.any():
+            column = self.columns[int(lost.any(0).argmax())]
+            raise FloatingPointError(
+                f"column {column!r}: {int(lost.any(1).sum())} of {len(values)} points are too large to be written in its unit; a smaller "
+                f"step_size or lipschitz may keep them near, or divide the column by a power of ten"
+            )
+        return values
 
     @property
     def _needs_double(self) -> np.ndarray:
-        """Which varying columns are so far from 0, measured in their own spread, that float32 would make steps of them."""
-        return np.asarray(np.spacing((np.abs(self.shift) + self.unit).astype(np.float32)) > 1e-5 * self.unit)
+        """Which varying columns are so far from 0, measured in their own spread, that float32 would make steps of them, or too large."""
+        largest = np.abs(self.shift) + self.unit
+        coarse = np.spacing(np.minimum(largest, 1e30).astype(np.float32)) > 1e-5 * self.unit
+        return np.asarray(coarse | (largest > 1e30))
 
     def decode(self, cloud: Cloud) -> pd.DataFrame:
         """A cloud as rows of the target: its columns in its order, its types and its units."""
@@ -288,8 +311,8 @@ class Schema:
         self.decode(cloud).to_csv(path, index=False, header=self.table.header)
 
 
-def _check_range(table: Table, largest: np.ndarray, varying: np.ndarray, dtype: torch.dtype) -> None:
-    wide = ~(largest < torch.finfo(dtype).max)  # also where it is not a number
+def _check_range(table: Table, largest: np.ndarray, varying: np.ndarray, dtype: torch.dtype, most: float) -> None:
+    wide = ~(largest < most)  # also where it is not a number
     if wide.any():
         column = int(np.flatnonzero(varying)[wide.argmax()])
         small = np.abs(table.values[:, column]).max() < 1

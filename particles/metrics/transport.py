@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import numpy as np
 
 from particles.cloud import Cloud
+
+ITERATIONS = 10_000_000
+"""The most pivots of the network simplex."""
+
+
+class Unsolved(FloatingPointError, ValueError):
+    """A transport problem that cannot be solved: in a step of a run its numbers are to blame, elsewhere the points that were given."""
 
 
 def w2(a: Cloud, b: Cloud) -> float:
@@ -17,6 +25,7 @@ def w2(a: Cloud, b: Cloud) -> float:
 
     Raises:
         ValueError: If the dimensions differ.
+        Unsolved: If squared distances are not finite, or the problem is not solved.
     """
     if a.dimension != b.dimension:
         raise ValueError(f"the clouds have dimensions {a.dimension} and {b.dimension}; they must be the same")
@@ -25,8 +34,34 @@ def w2(a: Cloud, b: Cloud) -> float:
 
     x, y = _numpy(a), _numpy(b)
     origin = y.mean(0)  # squared distances are differences of squares there: keep them small
-    cost = ot.dist(x - origin, y - origin)
-    return float(np.sqrt(max(ot.emd2(_mass(a), _mass(b), cost, numItermax=10_000_000), 0.0)))
+    _, _, cost = network_simplex(_mass(a), _mass(b), ot.dist(x - origin, y - origin))
+    return float(np.sqrt(max(cost, 0.0)))
+
+
+def network_simplex(a: np.ndarray, b: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The cheapest plan from masses a, with shape (M,), to masses b, with shape (N,), the dual potential on b's side, and the cost.
+
+    POT answers what it has when it gives up, which may be a plan of no mass and a cost of 0, and only warns.
+
+    Raises:
+        Unsolved: If it gives up.
+    """
+    hush()
+    import ot
+
+    if not np.isfinite(costs).all():
+        raise Unsolved(
+            "squared distances are not finite in double precision; divide the points by a power of ten, or look for what sent them away"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # raised below
+        plan, log = ot.emd(a, b, costs, numItermax=ITERATIONS, log=True)
+    if log["warning"] is not None:
+        reason = str(log["warning"]).partition(".")[0]
+        raise Unsolved(
+            f"the transport problem of {len(a)} and {len(b)} points was not solved ({reason}); fewer points, or an entropic solver, may help"
+        )
+    return plan, log["v"], float(log["cost"])
 
 
 def sinkhorn(a: Cloud, b: Cloud, blur: float = 0.05) -> float:

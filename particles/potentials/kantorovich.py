@@ -19,7 +19,7 @@ from particles.divergences import W1
 from particles.kernels import Squared
 from particles.keys import Key
 from particles.lazy import choose_backend
-from particles.metrics.transport import hush
+from particles.metrics.transport import hush, network_simplex
 from particles.networks.dense import DenseNetwork
 from particles.pairwise import softmin, softmin_gradient
 from particles.potentials.adam import Adam
@@ -53,12 +53,12 @@ class ExactKantorovich(Potential):
         a, b = a / a.sum(), b / b.sum()
         origin = x.mean(0)  # squared distances are differences of squares there: keep them small
         costs = ot.dist(y - origin, x - origin) / 2
-        plan, log = ot.emd(a, b, costs, numItermax=10_000_000, log=True)
+        plan, dual, _ = network_simplex(a, b, costs)
         share = plan / plan.sum(1, keepdims=True)
         images = origin + share @ (x - origin)
         single = share.max(1) == 1
         images[single] = x[share[single].argmax(1)]  # not even rounding between a particle and its one partner
-        self.dual = torch.as_tensor(log["v"], device=p.x.device)
+        self.dual = torch.as_tensor(dual, device=p.x.device)
         self.images = torch.as_tensor(images, device=p.x.device)
         self.fitted = p, q
         return {"divergence": float((plan * costs).sum())}

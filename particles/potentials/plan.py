@@ -29,7 +29,7 @@ from particles.cloud import Cloud, mean_square
 from particles.divergences import W1, Divergence
 from particles.kernels import Huber
 from particles.keys import Key
-from particles.metrics.transport import hush
+from particles.metrics.transport import network_simplex
 from particles.potentials.transport import Problem, charged
 
 
@@ -236,18 +236,15 @@ class _Bracket:
 
     def _try(self, gamma: Tensor) -> None:
         """The cheapest plan to γ, of shape (N,), for an upper bound, and its dual potential for a lower one."""
-        hush()
-        import ot
-
         gamma = gamma / gamma.sum()
-        plan, log = ot.emd(self.p.mass.numpy(), gamma.numpy(), self.costs.numpy(), numItermax=10_000_000, log=True)
-        plan = torch.from_numpy(plan)
+        found, dual, _ = network_simplex(self.p.mass.numpy(), gamma.numpy(), self.costs.numpy())
+        plan = torch.from_numpy(found)
         density = gamma / self.q.mass
         paid = 0.0 if isinstance(self.divergence, W1) else float(self.q.mean(self.divergence.f(density)))
         value = float((plan * self.costs).sum()) + paid
         if value < self.value:
             self.plan, self.value = plan, value
-        self._lift(torch.from_numpy(log["v"]))
+        self._lift(torch.from_numpy(dual))
 
     def _lift(self, g: Tensor) -> None:
         """The dual objective at g, with shape (N,), raised as far as the f that belongs to it allows."""

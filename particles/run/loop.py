@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -11,16 +12,28 @@ from types import FrameType
 
 import torch
 
+from particles.cloud import Cloud
 from particles.potentials.base import Info
 from particles.processes import Process, State
 from particles.run.allocator import keep_freed_memory
 from particles.run.store import Memory, Row, RunError, Store
+
+logger = logging.getLogger("particles")
 
 Observer = Callable[[State], dict[str, float]]
 """Reads a state at logged steps and answers named numbers; it draws from its own key, and changes nothing."""
 
 Rule = Callable[[list[Row]], bool]
 """Reads the logged rows and says whether the run has come to rest."""
+
+
+CURES = (
+    "a smaller step_size or lipschitz, the divergence alpha, a larger epsilon or bandwidth, where there is one, or the dtype float64 "
+    "may help"
+)
+SAVED = "; the last good particles are saved"
+FAILURES = (ArithmeticError, torch.linalg.LinAlgError)
+"""What a step raises whose numbers have gone astray."""
 
 
 class Diverged(FloatingPointError):
@@ -64,7 +77,7 @@ def simulate(
     Raises:
         Locked: If another process is writing to the store.
         RunError: If the store cannot be gone on with, or is beyond ``stop`` already.
-        Diverged: If a measured number is not finite, with the step in which it arose.
+        Diverged: If a measured number or a particle is not finite, or a fit fails, with the step in which it arose.
         Interrupted: After SIGINT or SIGTERM.
         Unwritable: If the store cannot be written, as the disk is full; go on from its last checkpoint when there is room.
     """
@@ -79,39 +92,44 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
     if state is None:
         state = process.init()
         path = process.path(state)
+        _check_first(store, path[-1])
         store.log(path, _look(observers, path[-1]))
         store.save(state, process)
     if state.k > stop:
         raise RunError(f"the run is at step {state.k} already; steps must be at least that, not {stop}")
-    good, pending = state, []
+    begun, good, pending = state, state, []
+    shown: State | None = None
     regular = [row for row in store.rows if store.logs(int(row["step"]))]  # without one of where it once ended
 
     with _interruptible() as asked:
         while state.k < stop and not (at_rest and at_rest(regular)):
+            k = state.k + 1
             try:
                 state, info = process.step(state)
-            except (FloatingPointError, torch.linalg.LinAlgError) as error:
-                store.diverged(process.path(good)[-1])
-                raise Diverged(
-                    f"step {state.k + 1}: {str(error).rstrip('.')}; the last good particles are saved"
-                ) from None
-            pending.append((state.k, info))
-            tape = process.recorded()
-            leaving = bool(asked)  # a signal that comes while this step is written ends the next one
-            last = state.k == stop or leaving
-            logged = last or store.logs(state.k)
-            if logged or tape is not None or state.cloud.x.device.type == "cpu":
-                try:
+                pending.append((k, info))
+                tape = process.recorded()
+                leaving = bool(asked)  # a signal that comes while this step is written ends the next one
+                last = k == stop or leaving
+                logged = last or store.logs(k)
+                fetched = logged or tape is not None or state.cloud.x.device.type == "cpu"
+                if fetched:
                     row = _checked(pending)
-                except Diverged:
-                    store.diverged(process.path(good)[-1])
-                    raise
+                if logged:
+                    path = process.path(state)
+                    check_points(path[-1].cloud)
+                    store.check(path[-1])
+            except FAILURES as error:
+                store.diverged(_last_good(process, good, shown))
+                raise Diverged(sentence(k, error) + SAVED) from None
+            if fetched:
                 good, pending = state, []
             if tape is not None:
-                store.keep(state.k, tape)
+                store.keep(k, tape)
             if logged:
-                path = process.path(state)
-                store.log(path, row | _look(observers, path[-1]))
+                if shown is None:
+                    _warn_if_still(begun, state, row)
+                shown = path[-1]
+                store.log(path, row | _look(observers, shown))
                 if store.logs(state.k):
                     regular.append(store.rows[-1])
             if last or store.saves(state.k):
@@ -122,6 +140,48 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
     path = process.path(state)
     store.finish(path, process)
     return path[-1]
+
+
+def sentence(k: int, error: BaseException) -> str:
+    """What is wrong with step k, and what may help."""
+    what = str(error).strip().partition("\n")[0].rstrip(".")
+    if isinstance(error, Diverged):
+        return what
+    if isinstance(error, FloatingPointError):  # of this package, with a cure in it
+        return f"step {k}: {what}"
+    return f"step {k}: its equations have no solution ({what}); {CURES}"
+
+
+def check_points(cloud: Cloud) -> None:
+    """Raises FloatingPointError unless all points of a cloud are finite, carried ones too."""
+    bad = int((~torch.isfinite(cloud.x).all(1)).sum())
+    if bad:
+        raise FloatingPointError(f"{bad} of {len(cloud)} points are not finite; {CURES}")
+
+
+def _check_first(store: Store, state: State) -> None:
+    try:
+        check_points(state.cloud)
+        store.check(state)
+    except FloatingPointError as error:
+        raise RunError(f"the run cannot begin: {error}") from None
+
+
+def _last_good(process: Process, good: State, shown: State | None) -> State:
+    """The particles of the last good state; those of the last row, where the way to these is not finite on all of its length."""
+    state = process.path(good)[-1]
+    return state if shown is None or bool(torch.isfinite(state.cloud.x).all()) else shown
+
+
+def _warn_if_still(begun: State, state: State, row: Row) -> None:
+    """Says so if all steps to the first row were lost in rounding."""
+    pulled = row.get("max_gradient", 0) > 0 and "step_size" in row
+    if pulled and torch.equal(begun.cloud.x, state.cloud.x):
+        logger.warning(
+            "step %d: no particle moves, as what they go in a step is lost in the rounding of their coordinates: scale the target "
+            "(standard or global), or choose a larger step_size or the dtype float64",
+            state.k,
+        )
 
 
 def _look(observers: Sequence[Observer], state: State) -> Row:
@@ -139,10 +199,7 @@ def _checked(pending: list[tuple[int, Info]]) -> Row:
         numbers = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in values]).tolist()
     for (k, name), number in zip(names, numbers):
         if not math.isfinite(number):
-            raise Diverged(
-                f"step {k} is not finite: {name} is {number}; a smaller step_size or lipschitz, the divergence "
-                f"alpha, or a larger epsilon or bandwidth, where there is one, may help; the last good particles are saved"
-            )
+            raise Diverged(f"step {k} is not finite: {name} is {number}; {CURES}")
     return {name: number for (k, name), number in zip(names, numbers) if k == pending[-1][0]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from particles.cloud import Cloud
@@ -9,11 +10,15 @@ from particles.keys import Key
 from particles.processes import State
 from particles.run.store import Row
 
+logger = logging.getLogger("particles")
+
 Metric = Callable[[Cloud, Cloud], float]
 
 
 class Distance:
     """A distance of the particles to a reference cloud, on subsamples: the reference's is drawn once.
+
+    One that cannot be found is left out of its row, with a warning.
 
     Arguments:
         name: What the number is called in the series.
@@ -35,7 +40,12 @@ class Distance:
     def __call__(self, state: State) -> Row:
         if state.k % self.every:
             return {}
-        return {self.name: self.metric(state.cloud.active.draw(self.size, self.key.fold(state.k)), self.reference)}
+        try:
+            found = self.metric(state.cloud.active.draw(self.size, self.key.fold(state.k)), self.reference)
+        except FloatingPointError as error:  # who looks ends no run
+            logger.warning("step %d has no %s: %s", state.k, self.name, error)
+            return {}
+        return {self.name: found}
 
 
 class AtRest:

@@ -106,6 +106,9 @@ class Store(ABC):
     def resume(self, process: Process) -> State | None:
         """The last saved state, with the process brought back to it; ``None`` at the beginning."""
 
+    def check(self, state: State) -> None:  # noqa: B027
+        """Raises FloatingPointError if a state cannot be written as it is: finite particles may be none in units of the data."""
+
     @abstractmethod
     def log(self, path: list[State], row: Row) -> None:
         """Writes a row, of the last state of the path that leads to it."""
@@ -284,6 +287,9 @@ class Folder(Store):
         self.taken = [int(row["step"]) for row in taken]
         self._trajectory().truncate(len(taken))
 
+    def check(self, state: State) -> None:
+        self.schema.points(state.cloud.x)
+
     @writing
     def log(self, path: list[State], row: Row) -> None:
         state = path[-1]
@@ -353,6 +359,7 @@ class Folder(Store):
                 settle(self.path / name)
         with replacing(self.path / "checkpoint.pt") as draft, open(draft, "wb") as file:
             torch.save(saved, file)  # given a name, it would write that into the file
+        (self.path / "diverged.csv").unlink(missing_ok=True)  # of an earlier try, which has been undone
         self.saved = state.k
 
     @writing

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 
-import torch
-
 from particles.cloud import Cloud
 from particles.flows.recording import Recorder, Replay, Tape
 from particles.processes import Evolve, State
-from particles.run.loop import Diverged
+from particles.run.loop import FAILURES, Diverged, check_points, sentence
 from particles.run.store import RunError
 
 
@@ -66,10 +64,11 @@ def transport(
         try:
             state, _ = replaying.step(state)
             replay.check_done()
+            check_points(state.cloud)
+        except FAILURES as error:
+            raise Diverged(sentence(k, error)) from None
         except ValueError as error:
             raise RunError(f"the recording of step {k} does not fit the run ({error}); repeat the run") from None
-        if not bool(torch.isfinite(state.cloud.x).all()):
-            raise Diverged(f"step {k} takes some of the points to numbers that are not finite")
         if look:
             look(state)
     return state.cloud
