@@ -126,6 +126,8 @@ def _run(
     from particles.run.loop import Diverged, simulate
     from particles.run.store import clear
 
+    for name, simulation in simulations.items():
+        simulation.check_room(folder / name, warn=False)
     if overwrite:
         check_apart(folder, next(iter(simulations.values())).spec)
         for name in ("comparison.md", "comparison.png"):

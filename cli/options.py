@@ -327,4 +327,5 @@ def spelt(text: str) -> str:
             text = re.sub(
                 rf"(?<![\w./-]){name}(?![\w./-])", f"--{name.replace('_', '-')}", text, count=0 if "_" in name else 1
             )
+        text = re.sub(rf"(?<![\w./-]){name}(?= = )", f"--{name.replace('_', '-')}", text)
     return text

@@ -168,6 +168,7 @@ def _run(
             stack.enter_context(locked(folder))
             if overwrite:
                 check_apart(folder, simulation.spec)
+                simulation.check_room(folder, warn=False)
                 clear(folder)
             if advise and simulation.advice:
                 say(f"WARNING: {spelt(simulation.advice)}", err=True)

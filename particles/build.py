@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from particles import generative, inputs, methods
-from particles.names import TOYS
+from particles import demand, generative, inputs, methods
+from particles.names import TOYS, plain_name
 from particles.specification import Specification
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Simulation:
 
         Raises:
             RunError: If it holds a run with other settings or other data, or one that is beyond ``steps`` already.
+            ValueError: If the run would not fit on its disk.
         """
         import numpy as np
 
@@ -60,6 +61,7 @@ class Simulation:
         spec = self.spec
         assert spec.log_every is not None
         assert spec.snapshot_every is not None
+        self.check_room(path)
         if (path / "spec.toml").exists():
             self.check_data(path)
             self._check_settings(path)
@@ -83,6 +85,17 @@ class Simulation:
             with replacing(path / "data.npz") as draft, open(draft, "wb") as file:
                 np.savez(file, target=target, holdout=holdout, **self._labels())
         return folder
+
+    def check_room(self, path: Path, warn: bool = True) -> None:
+        """Whether the run fits on the disk of a folder, what is in the folder already left out of account.
+
+        Raises:
+            ValueError: If it does not, with the settings that would.
+        """
+        cloud = self.process.source
+        width = self.schema.points(cloud.x[:1]).itemsize
+        size = _size(self.target, len(cloud) - cloud.carried, cloud.carried)
+        demand.check_disk(self.spec, dataclasses.replace(size, width=width), path, warn)
 
     def _labels(self) -> dict[str, Any]:
         """The classes of particles, target and held-out rows by the names that a run has for them, as text."""
@@ -121,11 +134,15 @@ class Simulation:
                 raise RunError(f"the run in {path} was begun with {field.name} = {then}, not {now}; begin a new run")
 
 
-def build(spec: Specification) -> Simulation:
+def build(spec: Specification, *, to_run: bool = True) -> Simulation:
     """Makes the objects that a specification names.
 
+    Arguments:
+        spec: The specification.
+        to_run: Whether memory for a run is looked for; what only reads a run takes less.
+
     Raises:
-        ValueError: If something is unknown, out of range or does not fit, naming it and what would be right.
+        ValueError: If something is unknown, out of range or does not fit, into memory neither, naming it and what would be right.
         FileNotFoundError: If a file is not there.
     """
     import torch
@@ -137,6 +154,8 @@ def build(spec: Specification) -> Simulation:
 
     key = Key.of(spec.seed)
     device = inputs.device(spec.device)
+    if plain_name(spec.target) in TOYS:
+        demand.check_points("target_size", spec.target_size)
     training, holdout_table = inputs.target(spec, key)
     scale = spec.scale or ("none" if training.name in TOYS else "standard")
     generates = spec.flow == "proximal"
@@ -149,7 +168,13 @@ def build(spec: Specification) -> Simulation:
     schema = Schema.fit(training, scale, getattr(torch, spec.dtype))
     target = schema.encode(training, device)
     holdout = None if holdout_table is None else schema.encode(holdout_table, device)
+    expected = inputs.count(spec, target)
+    if expected is not None and to_run:  # a law could be asked for any number of particles
+        demand.check_memory(dataclasses.replace(spec, device=str(device)), _size(target, expected, spec.carried))
     source, fingerprint = inputs.source(spec, schema, target, key)
+    if expected is None and to_run:
+        own = len(source) - source.carried
+        demand.check_memory(dataclasses.replace(spec, device=str(device)), _size(target, own, source.carried))
     spec = dataclasses.replace(
         spec,
         target=inputs.lasting(spec.target),
@@ -181,6 +206,11 @@ def build(spec: Specification) -> Simulation:
         advice=methods.advice(spec, target, key),
         noted={"data": _data_note(schema, holdout_table, fingerprint), "versions": _versions()},
     )
+
+
+def _size(target: Cloud, particles: int, carried: int) -> demand.Size:
+    largest = 1.0 if target.label is None else float(target.label.bincount().max()) / len(target)
+    return demand.Size(particles, carried, len(target), target.dimension, largest)
 
 
 def _data_note(schema: Schema, holdout: Table | None, source: str | None) -> dict[str, Any]:

@@ -82,6 +82,12 @@ def target(spec: Specification, key: Key) -> tuple[Table, Table | None]:
     return table.take(np.sort(order[held:])), table.take(np.sort(order[:held]))
 
 
+def count(spec: Specification, target: Cloud) -> int | None:
+    """The number of particles that are drawn from a law; ``None`` for the rows of a file or a real data set."""
+    name = plain_name(spec.source)
+    return spec.particles or len(target) if name in SOURCES or name in TOYS else None
+
+
 def source_std(spec: Specification) -> float:
     default = 0.1 if plain_name(spec.source) == "bootstrap" else 1.0
     return default if spec.source_std is None else spec.source_std

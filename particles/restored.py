@@ -36,7 +36,7 @@ def rebuilt(path: Path, spec: Specification | None = None) -> Simulation:
         ValueError: If it is no run folder, or its data are not those that it began with.
         FileNotFoundError: If a file of its data is not there any more.
     """
-    simulation = build(_here(path) if spec is None else spec)
+    simulation = build(_here(path) if spec is None else spec, to_run=False)
     simulation.check_data(path)
     return simulation
 

@@ -18,7 +18,7 @@ ORDER = [
     {"processes"},
     {"run"},
     {"specification"},
-    {"inputs", "methods"},
+    {"inputs", "methods", "demand"},
     {"generative", "repetition"},
     {"blockwise", "containers"},
     {"selection", "strategies"},

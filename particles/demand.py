@@ -1,0 +1,480 @@
+"""What a run will take of memory and of the disk, before it takes it.
+
+Estimates are sums of a few terms, each with the option that makes it smaller; their factors were measured (``tests/benchmarks/demand.py``).
+They are good to a factor of two; a run is refused only where the estimate is above what there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from particles.names import TOYS
+from particles.specification import Specification
+
+logger = logging.getLogger("particles")
+
+LIBRARIES = 80 << 20
+"""What a process takes besides: libraries that are imported on the way, the figure."""
+ROW = 1200
+"""The bytes of a logged row in memory."""
+LINE = 250
+"""The bytes of a logged row on the disk, with its line in ``trajectory.csv``."""
+EXACT_PAIR = 41
+"""The bytes per pair of points of the network simplex, its costs and its plan."""
+PLAN_PAIR = 45
+"""The same of a plan that is searched for, and the best one so far."""
+SINKHORN_PAIR = 19
+"""The bytes per pair of geomloss' annealing on matrices of costs, in float32."""
+KERNEL_PAIR = {"mmd": 24, "kale": 40, "kernel": 56}
+"""The bytes per pair of target points of a kernel's matrix, and of Newton's method with it."""
+CLOSING = 2000
+"""The most points of a cloud that the closing table measures distances on."""
+NUMBER = {"float32": 4, "float64": 8}
+"""The bytes of a number."""
+STAGES = {"heun": 6, "rk4": 8, "ab2": 6, "ab3": 7, "ab4": 8, "adaptive": 8}
+"""The clouds that a stepper holds at once, where they are more than four."""
+WARN = 0.8
+"""The part of what there is from which on a warning is given."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a problem is.
+
+    Attributes:
+        particles: The number of particles that are not carried.
+        carried: The number of those that are.
+        target: The number of target points.
+        dimension: That of the points.
+        share: The part of all points that is in the largest class.
+        width: The bytes of a number in ``trajectory.npy``.
+    """
+
+    particles: int
+    carried: int
+    target: int
+    dimension: int
+    share: float = 1.0
+    width: int = 4
+
+    @property
+    def all(self) -> int:
+        return self.particles + self.carried
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that takes room: what it is, in bytes, and the settings that make it smaller."""
+
+    what: str
+    size: float
+    cures: tuple[str, ...] = ()
+    host: bool = False
+
+
+def memory(spec: Specification, size: Size) -> list[Part]:
+    """What the run that a settled specification names takes at its peak, besides the libraries and tables that are in memory by then.
+
+    Parts on the host are so whatever the device is; the others are where the points are.
+    """
+    number = NUMBER[spec.dtype]
+    log_every = spec.log_every or max(1, spec.steps // 100)
+    clouds = (5 * size.all + 2 * size.target) * size.dimension * number + 60 * (size.all + size.target)
+    lasting = [
+        Part("libraries", LIBRARIES, host=True),
+        Part("particles and target", clouds, ("particles", "target_size")),
+        Part("the logged rows", ROW * spec.steps / log_every, ("log_every",), host=True),
+    ]
+    if spec.record:
+        lasting.append(Part("the record of a potential", 3 * tape(spec, size), ("particles",), host=True))
+    looks = min(spec.metric_size, size.particles) * min(spec.metric_size, size.target)
+    end = min(CLOSING, size.particles) * min(CLOSING, size.target)
+    moments = [
+        _fit(spec, size),
+        _field(spec, size),
+        [Part("the measurement of W2 on the way", EXACT_PAIR * looks, ("metric_size",), host=True)],
+        [Part("the closing table", EXACT_PAIR * end, host=True)],
+        [Part("rows in the target's units", 32 * size.all * size.dimension, ("particles",), host=True)],
+    ]
+    return lasting + max(moments, key=_total)
+
+
+def _fit(spec: Specification, size: Size) -> list[Part]:
+    """What the fit of a potential takes."""
+    number = NUMBER[spec.dtype]
+    m, n = (max(1, round(count * size.share)) for count in (size.particles, size.target))  # of the largest class
+    points = Part(
+        "sums over pairs of points", 6 * (m + n) * size.dimension * number + 80 * (m + n), ("particles", "target_size")
+    )
+    solver, gpu = spec.solver, spec.device.startswith("cuda")
+    if spec.flow == "lipschitz":
+        batch = sum(min(spec.batch_size or count, count) for count in (size.particles, size.target))
+        return [
+            _network(
+                "the discriminator on a batch",
+                spec,
+                batch,
+                size.dimension,
+                ("batch_size",),
+                spec.constraint == "penalty",
+            )
+        ]
+    if spec.flow == "w2" and solver == "neural":
+        batch = min(spec.batch_size or 256, size.particles, size.target)
+        cost = Part("the pairs of a batch", 6 * batch**2 * number, ("batch_size",))
+        return [cost, _network("two networks on a batch", spec, 4 * batch, size.dimension, ("batch_size",))]
+    if spec.flow == "w2" and solver in (None, "exact"):
+        what = f"the matrix of costs of {m} particles and {n} target points"
+        return [Part(what, EXACT_PAIR * m * n, ("solver", "particles", "target_size"), host=True)]
+    if spec.flow == "w2" and m * n <= 5000**2:
+        what = f"geomloss' costs of {m} particles and {n} target points"
+        return [points, Part(what, SINKHORN_PAIR * m * n * number / 4, ("particles", "target_size"))]
+    if spec.flow in ("kale", "kernel", "mmd"):
+        from particles.potentials.kernel import EXACT
+
+        what = f"the kernel's matrix of {n} target points"
+        return [
+            points,
+            Part(what, KERNEL_PAIR[spec.flow] * n**2 if n <= EXACT else 0, ("target_size",)),
+            _pairs(m, n, 2 * number, gpu),
+        ]
+    if spec.flow == "proximal" and solver == "plan":
+        what = f"the plan between {m} particles and {n} target points"
+        return [Part(what, PLAN_PAIR * m * n, ("solver", "particles", "target_size"), host=True)]
+    if spec.flow == "proximal" and solver in (None,):
+        batch = min(spec.batch_size or 512, max(size.particles, size.target))
+        way = _network("the way of a batch", spec, 4 * batch * (spec.time_steps + 2), size.dimension, ("batch_size",))
+        return [way]
+    return [points, _pairs(m, n, number, gpu)]
+
+
+def _pairs(m: int, n: int, number: int, gpu: bool) -> Part:
+    from particles.pairwise import KEPT
+    from particles.tiles import PAIRS
+
+    kept = max((pairs for pairs in (m * n, m * m, n * n) if pairs <= KEPT), default=0)
+    return Part("pairs of points", number * (4 * PAIRS["cuda" if gpu else "cpu"] + 2.5 * kept))
+
+
+def _field(spec: Specification, size: Size) -> list[Part]:
+    """What the velocities of all points take, and the stepper."""
+    number = NUMBER[spec.dtype]
+    cloud = size.all * size.dimension * number
+    kept = Part("the stepper's clouds", STAGES.get(spec.stepper, 4) * cloud, ("particles",))
+    if spec.stepper == "proximal" and spec.mode == "semi-implicit":
+        planes = 3 * spec.max_inner * cloud + 3 * size.all * spec.max_inner**2 * number
+        kept = Part("the planes of the stepper proximal", planes, ("max_inner", "particles"))
+    if spec.flow == "lipschitz" or (spec.flow == "w2" and spec.solver == "neural"):
+        at_once = min(spec.chunk_size, size.all)
+        return [kept, _network("the discriminator at the particles", spec, at_once, size.dimension, ("chunk_size",))]
+    if spec.flow == "proximal" and spec.solver in (None,):
+        path = spec.stages * spec.time_steps + 1
+        ways = Part(
+            "the way of all particles", path * size.all * size.dimension * (number + 8), ("time_steps", "particles")
+        )
+        return [
+            ways,
+            _network("the flow's network at the particles", spec, size.all * 4 // 3, size.dimension, ("particles",)),
+        ]
+    return [
+        kept,
+        Part("the nearest target points", 3 * 8 * min(1024, size.all) * size.target if spec.flow == "w2" else 0),
+    ]
+
+
+def _network(
+    what: str, spec: Specification, points: int, dimension: int, cures: tuple[str, ...], twice: bool = False
+) -> Part:
+    """What a network takes at some points: what it keeps of each layer, and what is on the way back."""
+    widths = sum(spec.network) * (1 if spec.activation in (None, "relu", "leaky-relu") else 2.25) + 2 * max(
+        spec.network
+    )
+    per_point = (widths + dimension) * NUMBER[spec.dtype] * (7 if twice else 1)
+    return Part(
+        what, points * per_point + 80 * sum(a * b for a, b in zip((dimension, *spec.network), spec.network)), cures
+    )
+
+
+def tape(spec: Specification, size: Size) -> float:
+    """The bytes of a step's record: what its potential was."""
+    number = NUMBER[spec.dtype]
+    if spec.flow == "lipschitz" or spec.solver == "neural":
+        widths = (size.dimension, *spec.network, 1)
+        return 2000 + number * sum(a * b + 2 * b for a, b in itertools.pairwise(widths)) * 1.1
+    duals = 8 * (size.particles + size.target)
+    if spec.flow == "w2" and spec.solver in (None, "exact"):
+        duals += 8 * size.particles * size.dimension
+    return 3000 + duals + size.particles * size.dimension * number
+
+
+def disk(spec: Specification, size: Size) -> list[Part]:
+    """What the run folder takes when the run has ended."""
+    number = NUMBER[spec.dtype]
+    log_every = spec.log_every or max(1, spec.steps // 100)
+    learnt = spec.flow == "proximal" and spec.solver in (None, "network")
+    snapshots = spec.stages * spec.time_steps + 1 if learnt else spec.steps // (spec.snapshot_every or log_every) + 2
+    cloud = size.all * size.dimension
+    trajectory = snapshots * cloud * size.width * (2 if learnt else 1)  # a new way is written beside the old one
+    cures = ("time_steps",) if learnt else ("snapshot_every",)
+    record = spec.steps * FITS.get(spec.stepper, 1) * tape(spec, size) if spec.record and not learnt else 0.0
+    rows = (2 * cloud + 2 * size.target * size.dimension) * size.width + 12 * cloud + 4 * cloud * number
+    return [
+        Part("snapshots", trajectory, (*cures, "particles")),
+        Part("the potentials of record", record, ("record", "particles")),
+        Part("the logged rows", LINE * spec.steps / log_every, ("log_every",)),
+        Part("data, checkpoint and the last particles", rows + 2 * tape(spec, size), ("particles",)),
+    ]
+
+
+FITS = {"heun": 2, "rk4": 4, "adaptive": 4, "proximal": 4}
+"""The fits in a step, where there are several; of the last two about as many."""
+
+
+def check_memory(spec: Specification, size: Size) -> None:
+    """Whether a run fits into memory, before it asks for it; from 80 % on there is a warning.
+
+    Raises:
+        ValueError: If it does not, with the settings that would.
+    """
+    room, elsewhere = free_memory(), free_on(spec.device)
+
+    def needs(spec: Specification, size: Size) -> list[tuple[list[Part], float]]:
+        parts = memory(spec, size)
+        if elsewhere is None:
+            return [(parts, room)]
+        there = [part for part in parts if not part.host]
+        return [([part for part in parts if part.host], room), (there, elsewhere)]
+
+    _check("memory", spec, size, needs)
+
+
+def check_points(name: str, count: int, dimension: int = 3) -> None:
+    """Whether so many points can be drawn from a law, before they are.
+
+    Raises:
+        ValueError: If not, with the number that could be.
+    """
+    one, room = 64.0 * dimension, free_memory()
+    if count * one > room:
+        most = int(0.5 * room / one)
+        raise ValueError(
+            f"{name} {count} asks for about {_spelt(count * one)} of memory, and {_spelt(room)} are free; at most {most} would fit"
+        )
+
+
+def check_disk(spec: Specification, size: Size, path: Path, warn: bool = True) -> None:
+    """Whether the folder of a run fits on its disk, what is in it already counted as free; from 80 % on there is a warning.
+
+    Raises:
+        ValueError: If it does not, with the settings that would.
+    """
+    room = free_disk(path)
+    _check(f"room in {path}", spec, size, lambda spec, size: [(disk(spec, size), room)], warn)
+
+
+Needs = Callable[[Specification, Size], list[tuple[list[Part], float]]]
+
+
+def _check(what: str, spec: Specification, size: Size, needs: Needs, warn: bool = True) -> None:
+    parts, room = _tightest(spec, size, needs)
+    needed, most = _total(parts), parts[0]
+    if needed <= WARN * room:
+        return
+    told = f"the run needs about {_spelt(needed)} of {what}, {_spelt(most.size)} of it for {most.what}, and {_spelt(room)} are free"
+    if needed <= room:
+        if warn:
+            logger.warning("%s: it may not fit", told)
+        return
+    raise ValueError(f"{told}; {_advice(spec, size, needs)}")
+
+
+def _tightest(spec: Specification, size: Size, needs: Needs) -> tuple[list[Part], float]:
+    """The parts at the place where room is scarcest, the largest first, and the room there."""
+    parts, room = max(needs(spec, size), key=lambda need: _total(need[0]) / max(need[1], 1.0))
+    return sorted(parts, key=lambda part: -part.size), room
+
+
+def _advice(spec: Specification, size: Size, needs: Needs) -> str:
+    """What to change: one setting if there is one that is enough, else several, each but the last as far as it goes."""
+    texts: list[str] = []
+    while True:
+        parts, _ = _tightest(spec, size, needs)
+        names = list(dict.fromkeys(name for part in parts for name in part.cures))
+        enough = [text for name in names if (text := _enough(name, spec, size, needs))]
+        if enough:
+            return "it fits with " + ", or with ".join(" and ".join([*texts, text]) for text in enough[:3])
+        left = (
+            name for name in names if name not in ("particles", "target_size", "solver") and _helps(name, spec, size)
+        )
+        if (name := next(left, None)) is None:
+            return "take fewer rows or columns, or a machine that has it"
+        least = _least(name, spec)
+        texts.append(_said(name, least, spec))
+        spec, size = _changed(name, least, spec, size)
+
+
+def _enough(name: str, spec: Specification, size: Size, needs: Needs) -> str | None:
+    """The mildest value of a setting with which it fits, in words, if there is one."""
+
+    def fits(value: Any) -> bool:
+        return all(_total(parts) <= room for parts, room in needs(*_changed(name, value, spec, size)))
+
+    least = _least(name, spec)
+    if not _helps(name, spec, size) or not fits(least):
+        return None
+    if isinstance(least, int) and not isinstance(least, bool):
+        good, bad = least, _now(name, spec, size)
+        while abs(good - bad) > max(1, abs(good) // 100):
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if fits(middle) else (good, middle)
+        least = _rounded(name, good, spec)
+    return _said(name, least, spec)
+
+
+def _helps(name: str, spec: Specification, size: Size) -> bool:
+    """Whether a setting has a value that takes less than the one that it has."""
+    least = _least(name, spec)
+    if least is None or isinstance(least, (bool, str)):
+        return least is not None
+    now = _now(name, spec, size)
+    return bool(least > now if name in ("log_every", "snapshot_every") else least < now)
+
+
+LEAST = {
+    "metric_size": 100,
+    "chunk_size": 256,
+    "batch_size": 64,
+    "max_inner": 2,
+    "time_steps": 1,
+    "particles": 2,
+    "target_size": 2,
+}
+"""The least values of settings that are of use."""
+
+
+def _least(name: str, spec: Specification) -> Any:
+    """The value of a setting that takes least, of those that are of use; ``None`` if it does not help."""
+    if name == "solver":
+        return {("w2", "exact"): "sinkhorn", ("w2", None): "sinkhorn", ("proximal", "plan"): "transport"}.get(
+            (spec.flow, spec.solver)
+        )
+    if name == "record":
+        return False if spec.record else None
+    if name in ("log_every", "snapshot_every"):
+        return max(spec.steps, 1)
+    return LEAST[name]
+
+
+def _now(name: str, spec: Specification, size: Size) -> int:
+    if name in ("particles", "target_size"):
+        return size.particles if name == "particles" else size.target
+    if name == "batch_size":
+        return spec.batch_size or max(size.particles, size.target)
+    return int(getattr(spec, name) or 1)
+
+
+def _changed(name: str, value: Any, spec: Specification, size: Size) -> tuple[Specification, Size]:
+    if name == "particles":
+        return spec, dataclasses.replace(size, particles=value)
+    if name == "target_size":
+        return spec, dataclasses.replace(size, target=value)
+    if name == "solver" and spec.flow == "w2":
+        return dataclasses.replace(spec, solver=value, epsilon=spec.epsilon or 1.0), size
+    return dataclasses.replace(spec, **{name: value}), size
+
+
+def _rounded(name: str, value: int, spec: Specification) -> int:
+    """Two digits of a value, on its safe side; snapshots are taken at logged steps alone."""
+    if name in ("log_every", "snapshot_every"):
+        unit = (spec.log_every or 1) if name == "snapshot_every" else 1
+        return -(-value // unit) * unit
+    unit = int(10 ** max(0, len(str(value)) - 2))
+    return value // unit * unit
+
+
+def _said(name: str, value: Any, spec: Specification) -> str:
+    if name == "target_size" and spec.target not in TOYS:
+        return f"a target of at most {value} rows"
+    if name == "record":
+        return "record left out"
+    return f"{name} = {value}"
+
+
+def free_memory() -> float:
+    """The bytes of memory that this process may still take: of the machine, of its control groups and by its own limit."""
+    import resource
+
+    found = [_kilobytes("/proc/meminfo", "MemAvailable:"), *_groups()]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and (taken := _kilobytes("/proc/self/status", "VmSize:")) is not None:
+        found.append(limit - taken)
+    return min((room for room in found if room is not None), default=float("inf"))
+
+
+def _kilobytes(path: str, name: str) -> float | None:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:  # another system than Linux
+        return None
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
+
+
+def _groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """What the control groups of this process have left, of either version; caches that can be dropped count as free."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    found = []
+    for _, controllers, place in lines:
+        if controllers not in ("", "memory"):
+            continue
+        base = root / controllers
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        inner = base / place.lstrip("/")
+        for folder in [inner, *inner.parents]:
+            if not folder.is_relative_to(base):
+                break
+            try:
+                limit, taken = ((folder / name).read_text().strip() for name in names)
+                cached = (folder / "memory.stat").read_text().split()
+            except OSError:  # the root has no limit, and a container does not see what is above it
+                continue
+            if limit != "max":
+                key = "total_inactive_file" if controllers else "inactive_file"
+                cache = float(cached[cached.index(key) + 1]) if key in cached else 0.0
+                found.append(float(limit) - float(taken) + cache)
+    return found
+
+
+def free_on(device: str) -> float | None:
+    """The bytes that are free on a GPU; ``None`` for the host."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(torch.cuda.mem_get_info(device)[0] + reserved)
+
+
+def free_disk(path: Path) -> float:
+    """The bytes that a run in a folder may take: what is free on its file system, and what its own files have."""
+    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    found = os.statvfs(there)
+    own = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+    return float(found.f_bavail * found.f_frsize + own)
+
+
+def _spelt(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"
+
+
+def _total(parts: Sequence[Part]) -> float:
+    return sum(part.size for part in parts)
