@@ -11,7 +11,8 @@ from problems import DOUBLE, cloud, convex_program, normal
 from scipy.optimize import minimize_scalar
 from scipy.special import wrightomega
 
-from particles import KL, W1, Alpha, Cloud, JensenShannon, ReverseKL
+from particles import KL, W1, Alpha, Cloud, JensenShannon, Key, ReverseKL
+from particles.divergences import _Bracketed
 from particles.names import DIVERGENCES, make
 
 ALL = [make("divergence", name, DIVERGENCES) for name in DIVERGENCES] + [Alpha(1.2), Alpha(5.0)]
@@ -160,6 +161,85 @@ def test_float32_potentials_up_to_ten_thousand(divergence, scale, shift, n, seed
 
 
 @pytest.mark.parametrize("divergence", ALL, ids=repr)
+def test_float32_values_are_reckoned_with_in_double_precision(divergence):
+    """To rounding at the end: the top of many far values has a density near their number, at the edge of the domain of f*."""
+    values = torch.cat((torch.tensor([0.3]), -30 - normal(9999, 1, "far", torch.float32)[:, 0].abs())).requires_grad_()
+    on_p = 100 * normal(50, 1, "on_p", torch.float32)[:, 0]
+    p, q = Cloud(torch.zeros(50, 1)), Cloud(torch.zeros(10_000, 1))
+    for of in (divergence.nu, divergence.density):
+        single, double = of(values, q), of(values.double(), q)
+        assert not single.requires_grad
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(
+            single.double(), double, rtol=1e-6 if isinstance(divergence, _Bracketed) else 1e-5, atol=1e-6
+        )
+    single = divergence.objective(on_p, values, p, q).detach()
+    assert single.dtype == torch.float32
+    double = divergence.objective(on_p.double(), values.detach().double(), p, q)
+    assert float(single) == pytest.approx(float(double), rel=6e-8 if isinstance(divergence, _Bracketed) else 1e-5)
+
+
+@pytest.mark.parametrize("divergence", SMOOTH, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=["float32", "float64"])
+@pytest.mark.parametrize("light", [0.3, 1e-3, 1.1e-6])
+def test_a_light_point_far_above_the_others_bears_all_the_mass(divergence, dtype, light):
+    """Then its density is one over its mass w, and ν = φ − f'(1 / w)."""
+    q = Cloud(torch.zeros(2, 1, dtype=dtype), weight=torch.tensor([1 - light, light], dtype=dtype))
+    values = torch.tensor([-1e25, 5.0], dtype=dtype)
+    density = divergence.density(values, q)
+    assert abs(float(density[0])) < 1e-4
+    assert float(density[1] * q.weight[1]) == pytest.approx(1, rel=1e-5)
+    level = 5 - float(divergence.derivative(1 / q.weight.double()[1]))
+    assert float(divergence.nu(values, q)) == pytest.approx(level, rel=1e-5)
+
+
+BRACKETED = pytest.mark.parametrize("divergence", [d for d in SMOOTH if isinstance(d, _Bracketed)], ids=repr)
+
+
+@BRACKETED
+@MARGINAL
+def test_marginal_begins_beside_the_root(divergence, epsilon):
+    """Below it where ε u + f'(e^u) + s is concave in u, above it where it is convex: at the root of a part of it, the nearest one."""
+    u = divergence._beside(S, epsilon)
+    slope, _ = divergence._log_slope(u)
+    near = 1e-12 * (1 + S.abs())
+    excess = epsilon * u + slope + S
+    below, above = S < 0, S > 0
+    if isinstance(divergence, Alpha):
+        assert bool((excess >= -near).all())
+        assert bool((torch.maximum(epsilon * u, slope) <= near - S)[below].all())
+        assert not u[above].any()
+    else:
+        assert bool((excess <= near).all())
+        torch.testing.assert_close(slope[above], -S[above], rtol=1e-9, atol=1e-12)
+        edge = EDGE[type(divergence)]  # what f' tends to
+        torch.testing.assert_close(u[below], (-S[below] - edge).clamp(min=0) / epsilon)
+
+
+@BRACKETED
+@MARGINAL
+def test_marginal_takes_few_steps(divergence, epsilon, monkeypatch):
+    """Newton's steps from the right side of a convex or concave function never pass the root, and end quadratically."""
+    steps, slope = [], type(divergence)._log_slope
+    monkeypatch.setattr(type(divergence), "_log_slope", lambda self, u: steps.append(1) or slope(self, u))
+    divergence.marginal(S, epsilon)
+    assert len(steps) <= 20
+
+
+def test_nu_of_chi_square_is_the_mean():
+    """To the last digit, as long as no point is outside the support: E (1 + φ − ν) = 1."""
+    for k in range(20):
+        values = 0.5 * torch.rand(50, generator=Key.of(k).generator(), dtype=DOUBLE)
+        assert float(Alpha(2.0).nu(values, Cloud(torch.zeros(50, 1)))) == pytest.approx(float(values.mean()), abs=1e-15)
+
+
+def test_order_of_alpha_is_two_unless_told():
+    """Half of Pearson's χ²."""
+    x = torch.linspace(0, 5, 11, dtype=DOUBLE)
+    torch.testing.assert_close(Alpha().f(x), (x - 1) ** 2 / 2)
+
+
+@pytest.mark.parametrize("divergence", ALL, ids=repr)
 @pytest.mark.parametrize("lipschitz", [0.5, 3.0])
 def test_dirac_against_dirac(divergence, lipschitz):
     a, b = Cloud(tensor([[1.0, 2.0]])), Cloud(tensor([[4.0, 6.0]]))
@@ -201,6 +281,20 @@ def test_alpha_tends_to_kl():
     values, q, p = normal(30, 1, "v")[:, 0], cloud(30, 1, "q"), cloud(30, 1, "p")
     kl = float(KL().objective(values.flip(0), values, p, q))
     assert float(Alpha(1 + 1e-6).objective(values.flip(0), values, p, q)) == pytest.approx(kl, abs=1e-5)
+
+
+def test_w1_tells_equal_from_unequal():
+    """f is 0 at 1 and infinite elsewhere: its slope is a wall on either side, and its curvature infinite."""
+    x = tensor([0.5, 1.0, 2.0])
+    assert W1().f(x).tolist() == [math.inf, 0, math.inf]
+    assert W1().derivative(x).tolist() == [-math.inf, 0, math.inf]
+    assert W1().curvature(x).tolist() == [math.inf] * 3
+    for of in (W1().f, W1().derivative, W1().curvature, W1().conjugate_derivative):
+        assert of(x.float()).dtype == torch.float32
+    values = tensor([3.0, 5.0])
+    q = Cloud(torch.zeros(2, 1, dtype=DOUBLE), weight=tensor([0.25, 0.75]))
+    assert float(W1().nu(values, q)) == 4.5
+    assert W1().density(values, q).tolist() == [1, 1]
 
 
 def test_jensen_shannon_is_bounded():

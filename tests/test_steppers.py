@@ -110,6 +110,48 @@ def test_adams_takes_one_velocity_per_step(order):
     assert len(calls) == order * (order - 1) + (10 - (order - 1))
 
 
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_adams_remembers_one_velocity_less_than_its_order(order):
+    """As many as there were until then, the latest first, and then their times."""
+    x, h = normal(3, 2, "x"), 0.25
+    process = Evolve(Analytic(lambda t, x: 0 * x + t), AdamsBashforth(order), Cloud(x), step_size=h)
+    state = process.init()
+    for k in range(6):
+        state, _ = process.step(state)
+        times = [h * j for j in range(k, max(-1, k - order + 1), -1)]
+        assert state.memory[-1].tolist() == times
+        assert [part.flatten().unique().tolist() for part in state.memory[:-1]] == [[time] for time in times]
+
+
+@pytest.mark.parametrize("stepper", ALL.values(), ids=list(ALL))
+def test_what_is_measured_is_measured_at_the_beginning(stepper):
+    """At the first step and at later ones, which have a past: the kinetic energy of x' = −(1 + t) x is that of x at t."""
+    process = Evolve(Analytic(lambda t, x: -(1 + t) * x), stepper, Cloud(normal(4, 3, "x")), step_size=0.1)
+    state = process.init()
+    for _ in range(5):
+        energy = (1 + state.t) ** 2 * float(state.cloud.x.square().sum(1).mean()) / 2
+        state, info = process.step(state)
+        assert float(info["kinetic_energy"]) == pytest.approx(energy, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", STEPPERS)
+def test_memories_are_double(name):
+    """They are times and sizes, which single precision would tell wrongly after 10⁷ steps; the particles keep their own type."""
+    flow = Analytic(lambda t, x: -x, lambda x: x.square().sum(1) / 2)
+    process = Evolve(flow, make("stepper", name, STEPPERS), Cloud(normal(4, 3, "x").float()), step_size=0.1)
+    state = process.init()
+    for _ in range(2):
+        assert all(isinstance(part, torch.Tensor) for part in state.memory)
+        assert {part.dtype for part in state.memory if part.shape != state.cloud.x.shape} <= {DOUBLE}
+        state, _ = process.step(state)
+    assert state.cloud.x.dtype == torch.float32
+
+
+def test_names_of_orders():
+    named = {"euler": 1, "heun": 2, "rk4": 4, "ab2": 2, "ab3": 3, "ab4": 4, "adaptive": 3, "proximal": 1}
+    assert {name: make("stepper", name, STEPPERS).order for name in STEPPERS} == named
+
+
 def test_bad_settings_of_steppers():
     with pytest.raises(ValueError, match="order must be 2, 3 or 4, not 5"):
         AdamsBashforth(5)
@@ -196,6 +238,19 @@ def test_rejected_substeps_leave_no_trace():
     assert torch.equal(memory[0], again[0])
 
 
+def test_adaptive_takes_four_velocities_and_then_three():
+    """The last one of a substep is the first of the next one, also where a substep was rejected."""
+    calls = []
+
+    def counting(t, x):
+        calls.append(t)
+        return rotating(t, x)
+
+    _, (row,) = adaptive_run(counting, 1e-5, normal(5, 2, "x"), 0.5, 1)
+    assert row["rejected"] > 0
+    assert len(calls) == 1 + 3 * (row["substeps"] + row["rejected"])
+
+
 def test_adaptive_ends_at_jumps():
     """A velocity that jumps is no smoother in small substeps: the smallest one is accepted, and its error says so."""
     x = torch.tensor([[0.3]], dtype=DOUBLE)
@@ -203,6 +258,13 @@ def test_adaptive_ends_at_jumps():
     assert row["error"] > 1e-9
     assert row["substeps"] <= 1000
     assert abs(float(end.cloud.x)) <= 1e-3
+
+
+def test_adaptive_takes_a_thousand_substeps_where_none_is_small_enough():
+    """Of one size, each accepted as it is: a velocity that is another one at every stage."""
+    signs = itertools.cycle((1, 1, -1))
+    _, (row,) = adaptive_run(lambda t, x: 0 * x + next(signs), 1e-9, normal(2, 2, "x"), 1.0, 1)
+    assert row["substeps"] == 1000
 
 
 def test_adaptive_ends_at_numbers_that_are_not_finite():
@@ -235,6 +297,17 @@ def test_cfl_counts_points_at_one_place_once():
     x = grid(5, 0.5).x
     assert cfl(Cloud(torch.cat((x, x, x))), 1.0) == pytest.approx(0.5)
     assert spacing(Cloud(torch.cat((x, x)))) == 0
+
+
+def test_cfl_of_two_points():
+    assert cfl(Cloud(torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=DOUBLE)), 2.0) == 2.5
+
+
+def test_cfl_of_a_part_of_the_points():
+    """One point of {0, 1, 10} has its nearest other one at a distance of 1 or 9, whichever the key chooses."""
+    target = Cloud(torch.tensor([[0.0], [1.0], [10.0]], dtype=DOUBLE))
+    assert {cfl(target, 1.0, size=1, key=Key.of(seed)) for seed in range(20)} == {1, 9}
+    assert {cfl(target, 1.0, key=Key.of(seed)) for seed in range(20)} == {1}
 
 
 def test_bad_settings_of_cfl():
