@@ -60,6 +60,7 @@ def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Spec
     epsilon = spec.epsilon
     if epsilon is None and solver == "transport":
         epsilon = alpha * (BLUR * size) ** spec.power / spec.horizon ** (spec.power - 1)
+    methods.check_epsilon(epsilon, spec.dtype)
     known = dataclasses.replace(spec, solver=solver, alpha=alpha, epsilon=epsilon)
     if known.bounded and (reach := cost(known).reach(spec.lipschitz, spec.horizon) * spec.stages) < needed:
         logger.warning(
