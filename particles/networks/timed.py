@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from particles.keys import ROOT, Key
 
-
 FULL = 1024
 """The largest dimension in which the matrix A of the quadratic part is a full one."""
 RANK = 64
