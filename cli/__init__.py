@@ -8,6 +8,11 @@ if __name__ != "particles.cli":
 
 import importlib
 import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
 
 import click
 
@@ -28,6 +33,13 @@ COMMANDS = {
 
 class Commands(click.Group):
     """A group whose commands are imported when they are called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # of which the command had nothing to say
+            click.echo("Interrupted", err=True)
+            sys.exit(130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -52,7 +64,8 @@ class Commands(click.Group):
     },
 )
 @click.version_option(package_name="lipschitz-particles", prog_name="particles")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Particle gradient flows without a generator.
 
     \b
@@ -64,3 +77,11 @@ def main() -> None:
     options, 3 diverged (the last good particles are saved), 4 the disk is full or fails (saved up to the last
     checkpoint), 130 interrupted and 143 terminated (saved; go on with --resume).
     """
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, _end)
+        ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ends the process by way of all that cleans up after itself, drafts and temporary files: by default SIGTERM would not."""
+    sys.exit(128 + number)
