@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from particles.data.machine import free_memory
 from particles.names import TOYS
 from particles.specification import Specification
 
 logger = logging.getLogger("particles")
 
-LIBRARIES = 80 << 20
+LIBRARIES = 100 << 20
 """What a process takes besides: libraries that are imported on the way, the figure."""
 ROW = 1200
 """The bytes of a logged row in memory."""
@@ -193,7 +194,7 @@ def _network(
     what: str, spec: Specification, points: int, dimension: int, cures: tuple[str, ...], twice: bool = False
 ) -> Part:
     """What a network takes at some points: what it keeps of each layer, and what is on the way back."""
-    widths = sum(spec.network) * (1 if spec.activation in (None, "relu", "leaky-relu") else 2.25) + 2 * max(
+    widths = sum(spec.network) * (1 if spec.activation in (None, "relu", "leaky-relu") else 2.5) + 2 * max(
         spec.network
     )
     per_point = (widths + dimension) * NUMBER[spec.dtype] * (7 if twice else 1)
@@ -405,53 +406,6 @@ def _said(name: str, value: Any, spec: Specification) -> str:
     if name == "record":
         return "record left out"
     return f"{name} = {value}"
-
-
-def free_memory() -> float:
-    """The bytes of memory that this process may still take: of the machine, of its control groups and by its own limit."""
-    import resource
-
-    found = [_kilobytes("/proc/meminfo", "MemAvailable:"), *_groups()]
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and (taken := _kilobytes("/proc/self/status", "VmSize:")) is not None:
-        found.append(limit - taken)
-    return min((room for room in found if room is not None), default=float("inf"))
-
-
-def _kilobytes(path: str, name: str) -> float | None:
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:  # another system than Linux
-        return None
-    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
-
-
-def _groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[float]:
-    """What the control groups of this process have left, of either version; caches that can be dropped count as free."""
-    try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        return []
-    found = []
-    for _, controllers, place in lines:
-        if controllers not in ("", "memory"):
-            continue
-        base = root / controllers
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        inner = base / place.lstrip("/")
-        for folder in [inner, *inner.parents]:
-            if not folder.is_relative_to(base):
-                break
-            try:
-                limit, taken = ((folder / name).read_text().strip() for name in names)
-                cached = (folder / "memory.stat").read_text().split()
-            except OSError:  # the root has no limit, and a container does not see what is above it
-                continue
-            if limit != "max":
-                key = "total_inactive_file" if controllers else "inactive_file"
-                cache = float(cached[cached.index(key) + 1]) if key in cached else 0.0
-                found.append(float(limit) - float(taken) + cache)
-    return found
 
 
 def free_on(device: str) -> float | None:

@@ -11,6 +11,8 @@ from particles.cli import main
 import particles as pt
 from particles import demand
 from particles.build import build
+from particles.data import files, machine
+from particles.data.tables import read_table
 from particles.demand import Size, disk, memory
 from particles.specification import Specification
 
@@ -221,14 +223,14 @@ def test_the_least_of_all_control_groups_counts(tmp_path):
         (group / "memory.current").write_text("700")
         (group / "memory.stat").write_text("anon 600\ninactive_file 50\n")
     (tmp_path / "own").write_text("0::/a/b\n")
-    assert demand._groups(tmp_path, tmp_path / "own") == [350.0]
+    assert machine._groups(tmp_path, tmp_path / "own") == [350.0]
     old = tmp_path / "memory/c"
     old.mkdir(parents=True)
     (old / "memory.limit_in_bytes").write_text("500")
     (old / "memory.usage_in_bytes").write_text("100")
     (old / "memory.stat").write_text("total_inactive_file 10\n")
     (tmp_path / "own").write_text("3:memory:/c\n2:cpu:/c\n")
-    assert demand._groups(tmp_path, tmp_path / "own") == [410.0]
+    assert machine._groups(tmp_path, tmp_path / "own") == [410.0]
 
 
 def test_reading_a_run_needs_less_than_running_it(folder, monkeypatch):
@@ -252,3 +254,15 @@ def test_reading_a_run_needs_less_than_running_it(folder, monkeypatch):
     np.save("x.npy", np.zeros((3, 2)))
     monkeypatch.setattr(demand, "free_memory", lambda: 5e7)
     run("transport", "run", "--input", "x.npy", "--output", "y.csv", code=0)
+
+
+def test_a_file_that_is_larger_than_memory_is_not_read(folder, monkeypatch):
+    """A memory that is overcommitted raises no error: the system would kill the process."""
+    Path("x.csv").write_text("a,b\n" + "1.5,2\n" * 1000 + "3,1\n")
+    monkeypatch.setattr(files, "free_memory", lambda: 10_000.0)
+    with pytest.raises(
+        ValueError, match=r"x\.csv takes about 1\.8e-05 GB of memory to read, and 1e-05 GB are free; give it fewer rows"
+    ):
+        read_table(Path("x.csv"))
+    monkeypatch.setattr(files, "free_memory", lambda: 30_000.0)
+    assert len(read_table(Path("x.csv"))) == 1001

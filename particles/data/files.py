@@ -29,11 +29,14 @@ import numpy as np
 import pandas as pd
 
 from particles.data.damage import UNREADABLE, first_line
+from particles.data.machine import free_memory
 
 logger = logging.getLogger("particles")
 
 LARGEST = 4 << 30
 """The most bytes that a compressed file may expand to."""
+READING = 3
+"""How many times its size a file takes of memory while it is read, at least: its bytes, its entries, its rows."""
 MISSING = (
     *("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#N/A", "#NA", "#N/A N/A"),
     *("1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
@@ -81,6 +84,11 @@ def read_rows(path: Path, label: str | None, header: bool | None, text: Collecti
         raise ValueError(f"{path} is a pipe or a device; expected a file, which can be read again")
     if before.st_size == 0:
         raise ValueError(f"{path} is empty")
+    if READING * before.st_size > (free := free_memory()):
+        raise ValueError(
+            f"{path} takes about {READING * before.st_size / 1e9:.3g} GB of memory to read, and {free / 1e9:.3g} GB are free; "
+            f"give it fewer rows or columns"
+        )
     suffixes = [suffix.lower() for suffix in path.suffixes]
     try:
         with _opened(path) as (file, packed):
