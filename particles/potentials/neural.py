@@ -75,6 +75,11 @@ class NeuralPotential(NetworkPotential):
     (the authors' code forgets its moments at every particle step, which leaves a jitter of sign-gradients).
     Nothing in a fit waits for the device, but for the test of ``tolerance``, once per block.
 
+    Gradients are not clipped. The objective's derivative in the values of φ is a mass of one on either side, so it cannot explode; Adam's
+    steps do not see how large gradients are; and a discriminator without a bound runs away as it is asked to, towards a supremum that is
+    infinite: clipped to a norm of 1 or 0.01 its slope on ``moons`` grew to 8e7 and 6e7 in 150 fits at a learning rate of 0.1, and to 9e8
+    without. What helps is the bound.
+
     Arguments:
         divergence: The f-divergence.
         network: The discriminator, a module ``(x, label) -> values`` on the device and in the type of the particles:
