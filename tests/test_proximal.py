@@ -90,6 +90,48 @@ def test_order_of_convergence(mode):
     np.testing.assert_allclose(-np.diff(np.log2(errors)), 1, atol=0.1)
 
 
+@pytest.mark.parametrize(("mode", "delay"), [("semi-implicit", 0), ("implicit", 1)])
+def test_time_of_the_potential(mode, delay):
+    """φ = |x − t e|² / 2: the implicit step goes by the φ of its end, z = (y + h (t + h) e) / (1 + h); a frozen one is that of t."""
+    flow = Analytic(lambda t, x: t - x, lambda x: 0 * x[:, 0])
+    flow.velocity = lambda t, cloud, key: moved(flow, t, cloud, key)
+
+    def moved(flow, t, cloud, key):
+        flow.height = lambda x: (x - t).square().sum(1) / 2
+        return Analytic.velocity(flow, t, cloud, key)
+
+    y, t, h = cloud(20, 2, "y"), 3.0, 0.5
+    end, _, _ = (stepper := Proximal(mode, max_inner=50, tolerance=1e-8)).step(flow, t, h, y, stepper.init(), KEY)
+    torch.testing.assert_close(end.x, (y.x + h * (t + delay * h)) / (1 + h), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["semi-implicit", "implicit"])
+@pytest.mark.parametrize("h", [0.3, 3.0])
+def test_residual_is_a_speed(mode, h):
+    """|z − y + h ∇φ(z)| / h for the particle with the largest one, at the place where the step has ended."""
+    steep = torch.tensor([1.0, 5.0], dtype=DOUBLE)
+    flow = Analytic(lambda t, x: -steep * x, lambda x: (steep * x.square()).sum(1) / 2)
+    y = cloud(20, 2, "y")
+    end, info = one(flow, Proximal(mode, max_inner=3), y, h)
+    assert info["residual"] == pytest.approx(float((end.x - y.x + h * steep * end.x).norm(dim=1).max()) / h)
+    assert info["residual"] > 1e-3
+
+
+@pytest.mark.parametrize("max_inner", [2, 5])
+def test_trial_points(max_inner):
+    """The first is Euler's; each costs a velocity beyond that of the beginning, and their number is measured."""
+    y, h, tried = cloud(20, 2, "y"), 0.3, []
+
+    def spied(t, x):
+        tried.append(x)
+        return -x
+
+    _, info = one(Analytic(spied, BOWL.height), Proximal("semi-implicit", max_inner=max_inner, tolerance=0), y, h)
+    assert torch.equal(tried[0], y.x)
+    torch.testing.assert_close(tried[1], (1 - h) * y.x)
+    assert info["inner"] == len(tried) - 1 == max_inner
+
+
 @pytest.mark.parametrize("h", [0.01, 0.3, 1.0, 10.0])
 def test_soft_threshold(h):
     """B2: the implicit step of φ = L |x₂| lands on the manifold, about which Euler's goes to and fro."""

@@ -267,6 +267,34 @@ def test_adaptive_takes_a_thousand_substeps_where_none_is_small_enough():
     assert row["substeps"] == 1000
 
 
+def test_what_rounding_leaves_over_is_no_substep():
+    stepper, x, h = Adaptive(1.0), Cloud(normal(5, 2, "x")), 0.3
+    for size in (h, h * (1 - 1e-12), h * (1 + 1e-12), 2 * h):
+        _, _, info = stepper.step(Analytic(rotating), 0.0, h, x, (torch.tensor(size, dtype=DOUBLE),), Key.of(0))
+        assert info["substeps"] == 1
+
+
+def test_adaptive_rests_where_nothing_moves():
+    """Without an error the next substep is five times as long, the most that one grows."""
+    end, (row,) = adaptive_run(lambda t, x: 0 * x, 1e-9, normal(2, 2, "x"), 0.5, 1)
+    assert (row["error"], row["substeps"], row["rejected"]) == (0, 1, 0)
+    assert float(end.memory[0]) == 2.5
+
+
+def test_adaptive_asks_for_nothing_more_after_a_number_that_is_not_finite():
+    """Whether it comes with the first substep, or with a later one that would be followed by others."""
+    times = []
+
+    def breaking(t, x):
+        times.append(t)
+        return (x if t < 0.5 else x / 0) - 0.1
+
+    stepper, x = Adaptive(1.0), Cloud(torch.zeros(3, 1, dtype=DOUBLE))
+    _, _, info = stepper.step(Analytic(breaking), 0.0, 1.0, x, (torch.tensor(0.2, dtype=DOUBLE),), Key.of(0))
+    assert not math.isfinite(info["error"])
+    assert sum(t >= 0.5 for t in times) <= 3  # the stages of one substep
+
+
 def test_adaptive_ends_at_numbers_that_are_not_finite():
     with pytest.raises(Diverged, match="error is nan"):
         adaptive_run(lambda t, x: x / (t < 0.5), 1e-3, torch.zeros(1, 1, dtype=DOUBLE), 1.0, 1)
@@ -291,6 +319,12 @@ def test_cfl_of_a_grid():
     assert cfl(grid(12, 0.25), 2.0) == pytest.approx(0.125)
     assert cfl(grid(12, 0.25), 2.0, size=7) == pytest.approx(0.125)  # their nearest ones are looked for among all
     assert spacing(grid(12, 0.25)) == pytest.approx(0.25)
+
+
+def test_cfl_beyond_all_numbers():
+    """A spacing of 1 over the smallest of numbers is no step size."""
+    with pytest.raises(ValueError, match="lipschitz is too small"):
+        cfl(Cloud(torch.tensor([[0.0], [1.0]])), 5e-324)
 
 
 def test_cfl_counts_points_at_one_place_once():
