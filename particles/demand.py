@@ -170,7 +170,7 @@ def _field(spec: Specification, size: Size) -> list[Part]:
     cloud = size.all * size.dimension * number
     kept = Part("the stepper's clouds", STAGES.get(spec.stepper, 4) * cloud, ("particles",))
     if spec.stepper == "proximal" and spec.mode == "semi-implicit":
-        planes = 3 * spec.max_inner * cloud + 3 * size.all * spec.max_inner**2 * number
+        planes = 3 * spec.max_inner * cloud + 2 * size.all * spec.max_inner**2 * number
         kept = Part("the planes of the stepper proximal", planes, ("max_inner", "particles"))
     if spec.flow == "lipschitz" or (spec.flow == "w2" and spec.solver == "neural"):
         at_once = min(spec.chunk_size, size.all)
@@ -194,9 +194,7 @@ def _network(
     what: str, spec: Specification, points: int, dimension: int, cures: tuple[str, ...], twice: bool = False
 ) -> Part:
     """What a network takes at some points: what it keeps of each layer, and what is on the way back."""
-    widths = sum(spec.network) * (1 if spec.activation in (None, "relu", "leaky-relu") else 2.5) + 2 * max(
-        spec.network
-    )
+    widths = sum(spec.network) * (1 if spec.activation in (None, "relu", "leaky-relu") else 2.5) + 2 * max(spec.network)
     per_point = (widths + dimension) * NUMBER[spec.dtype] * (7 if twice else 1)
     return Part(
         what, points * per_point + 80 * sum(a * b for a, b in zip((dimension, *spec.network), spec.network)), cures

@@ -5,7 +5,9 @@ them of slower ones.
 """
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -23,6 +25,30 @@ def fuzz(few: int, part: float = 1.0) -> Callable[[Any], Any]:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+LIMIT = 60
+"""The seconds that one example may take."""
+
+
+class TooLong(BaseException):
+    """What does not end; no handler of errors takes it for one of its own."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Ends what goes on for too long."""
+
+    def stop(*_: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 PIECES = [b"", b"\0", b"\xff" * 8, b"\n", b'"', b",", b"nan", b"1e999", b"-1", b"\x80\0\0\0\0\0\0\0", b"\0" * 64]

@@ -112,6 +112,13 @@ def test_quoted_decimal_commas_between_commas_are_named(tmp_path):
 # Lines
 
 
+@pytest.mark.parametrize(("text", "warned"), [("0,1\n5,6\n7,8\n", True), ("a,b\n0,1\n", False), ("0,2\n5,6\n", False)])
+def test_a_first_line_that_could_be_a_row_is_named(tmp_path, caplog, text, warned):
+    """pandas calls columns without names 0, 1, …; it could be a row, too, which would be lost unsaid."""
+    read_table(put(tmp_path, text), least=1)
+    assert ("--no-header if it is a row" in caplog.text) is warned
+
+
 def test_lines_are_counted_as_an_editor_does(tmp_path):
     """Quoted entries may go over several lines."""
     text = 'note,a\n"one\ntwo",1\n"three\nfour\nfive",2\nsix,x\nseven,4\n'

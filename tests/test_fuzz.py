@@ -198,7 +198,7 @@ def readings(text):
                 continue
 
 
-@fuzz(150)
+@fuzz(80)
 @given(csv_files(), st.sampled_from([None, None, True, False]), st.sampled_from([None, None, None, "a", "x0"]))
 def test_any_text(folder, file, header, label):
     content, suffix = file
@@ -237,7 +237,7 @@ def columns(draw, n):
     return draw(st.lists(st.integers(-(2**53), 2**53), min_size=n, max_size=n)), str
 
 
-@fuzz(300)
+@fuzz(120)
 @given(st.data())
 def test_values_come_back_to_the_last_bit(folder, data):
     """Whatever separator, decimal mark, encoding, quotes and ends of lines a plain writer chose."""
@@ -248,6 +248,8 @@ def test_values_come_back_to_the_last_bit(folder, data):
     names = draw(st.lists(NAMES.filter(bool), min_size=len(written), max_size=len(written), unique=True))
     named = draw(st.booleans()) if separator != " " else False
     header = True if named else draw(st.sampled_from([False, None]))
+    counting = all(str(values[0]) == str(i) for i, (values, _) in enumerate(written))
+    header = False if counting and not named else header  # 0,1,… is what pandas calls columns without names
     quoting = draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])) if separator != " " else csv.QUOTE_MINIMAL
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=separator, quoting=quoting, lineterminator=draw(ENDS))
@@ -380,7 +382,7 @@ def array_files(draw):
     return PACK[pack](content), suffix + pack, array if whole else None
 
 
-@fuzz(300)
+@fuzz(100)
 @given(array_files(), st.sampled_from([None, None, "y"]))
 def test_any_array(folder, file, label):
     content, suffix, array = file

@@ -69,9 +69,10 @@ def some(values, most):
     return pairs.flatmap(lambda names: st.fixed_dictionaries({name: values(FIELDS[name]) for name in names}))
 
 
-def refused(error):
+def refused(error, name=""):
     assert "\n" not in str(error), str(error)
     assert str(error)
+    assert name in str(error)
 
 
 @fuzz(400)
@@ -172,8 +173,7 @@ def test_any_file_of_settings(folder, data):
     try:
         spec, noted = Specification.load(path)
     except ValueError as error:
-        refused(error)
-        assert str(path) in str(error)
+        refused(error, str(path))
         return
     assert isinstance(spec, Specification)
     assert all(isinstance(part, dict) for part in noted.values())

@@ -320,6 +320,7 @@ def test_sinkhorn_state():
         ({"epsilon": 0.0}, "epsilon must be positive"),
         ({"epsilon": math.inf}, "epsilon must be positive and finite"),
         ({"scaling": 1.0}, "scaling must be between 0 and 1"),
+        ({"scaling": 1 - 1e-9}, "at most 0.999"),
         ({"backend": "online"}, "unknown backend 'online'"),
     ],
 )

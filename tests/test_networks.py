@@ -139,6 +139,8 @@ def test_slope_penalty_is_that_of_the_full_gradient():
     [
         ({"lipschitz": 0}, "lipschitz must be positive"),
         ({"lipschitz": math.nan}, "lipschitz must be positive"),
+        ({"lipschitz": 1e-320}, "lipschitz is too small"),
+        ({"lipschitz": 1e-90}, "lipschitz is too small"),
         ({"widths": ()}, "positive widths"),
         ({"widths": (3,), "activation": "groupsort"}, "even widths"),
         ({"activation": "tanh"}, "'tanh' is not one of relu"),

@@ -26,7 +26,7 @@ from particles import (
 from particles.flows.recording import Recorder, Replay
 from particles.names import STEPPERS, make
 from particles.run.loop import Diverged
-from particles.steppers.proximal import MODES
+from particles.steppers.proximal import MODES, _balanced, _length, _longest
 
 BOWL = Analytic(lambda t, x: -x, lambda x: x.square().sum(1) / 2)
 KEY = Key.of(0)
@@ -130,6 +130,139 @@ def test_trial_points(max_inner):
     assert torch.equal(tried[0], y.x)
     torch.testing.assert_close(tried[1], (1 - h) * y.x)
     assert info["inner"] == len(tried) - 1 == max_inner
+
+
+class Spied(Analytic):
+    """Remembers where velocities were asked for."""
+
+    def __init__(self, formula, height, drift=0.0):
+        super().__init__(formula, height)
+        self.drift = drift
+        self.tried = []
+
+    def velocity(self, t, cloud, key):
+        v, info = super().velocity(t, cloud, key)
+        info["divergence"] = info["divergence"] + self.drift * len(self.tried)
+        self.tried.append(cloud.x)
+        return v, info
+
+
+def bowl(steepness, drift=0.0):
+    return Spied(lambda t, x: -steepness * x, lambda x: steepness * x.square().sum(1) / 2, drift)
+
+
+def lengths(flow, y):
+    """How far the trial points are along the first velocity times h, in parts of what was the way to the first one."""
+    ways = [float((x - y.x).flatten() @ (flow.tried[1] - y.x).flatten()) for x in flow.tried[1:]]
+    return np.array(ways) / ways[0]
+
+
+@pytest.mark.parametrize("hk", [1.5, 3.0, 8.0, 20.0, 90.0])
+def test_trial_points_of_a_parabola(hk):
+    """Where F rises the next one is at its lowest point, 1 / (1 + h k) of the way, or at a tenth of the last way and then there."""
+    y, flow = cloud(20, 2, "y"), bowl(10 * hk)
+    end, info = one(flow, Proximal(tolerance=1e-8), y, 0.1)
+    best = 1 / (1 + hk)
+    expected = [1.0] + [0.1] * (best < 0.1) + [0.01] * (best < 0.01) + [best]
+    if hk == 20.0:  # at twice the lowest point and beyond F is higher than at y
+        assert 0.1 > 2 * best
+    np.testing.assert_allclose(lengths(flow, y), expected, rtol=1e-9)
+    assert info["inner"] == 1
+    torch.testing.assert_close(end.x, best * y.x)
+
+
+@pytest.mark.parametrize("h", [0.1, 0.5, 0.9])
+def test_second_length_is_that_of_the_curvature(h):
+    """On a parabola two points tell where the lowest one is; the length is remembered, and is right at once in the next step."""
+    y, flow, stepper = cloud(20, 2, "y"), bowl(1.0), Proximal(tolerance=1e-8)
+    end, memory, info = stepper.step(flow, 0.0, h, y, stepper.init(), KEY)
+    assert info["inner"] == 2
+    torch.testing.assert_close(end.x, y.x / (1 + h))
+    assert float(memory[0]) == pytest.approx(1 / (1 + h))
+    flow.tried.clear()
+    again, memory, info = stepper.step(flow, 0.0, h, end, memory, KEY)
+    assert (info["inner"], len(flow.tried)) == (1, 2)
+    torch.testing.assert_close(again.x, y.x / (1 + h) ** 2)
+
+
+@pytest.mark.parametrize("h", [0.5, 2.0])
+def test_a_velocity_uphill_is_not_followed(h):
+    """Half of the way again and again, ten times; then the step ends where it is, and the next one begins with the whole way."""
+    y, stepper = cloud(20, 2, "y"), Proximal()
+    flow = Spied(lambda t, x: x, lambda x: x.square().sum(1) / 2)
+    end, memory, info = stepper.step(flow, 0.0, h, y, (torch.tensor(1.0, dtype=DOUBLE),), KEY)
+    np.testing.assert_allclose(lengths(flow, y), 0.5 ** np.arange(11), rtol=1e-9)
+    assert torch.equal(end.x, y.x)
+    assert (info["inner"], info["descent"], float(memory[0])) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("h", [0.3, 3.0])
+def test_a_divergence_that_rises_by_training_does_not_halt_the_way(h):
+    """What counts is then that the new potential falls."""
+    y, flow = cloud(20, 2, "y"), bowl(1.0, drift=10.0)
+    end, info = one(flow, Proximal(tolerance=1e-8), y, h)
+    torch.testing.assert_close(end.x, y.x / (1 + h), rtol=1e-6, atol=1e-9)
+    height = float(y.x.square().sum(1).mean()) / 2
+    assert info["descent"] == pytest.approx(height * h / (1 + h))  # of |y|² / 2, without the price of the way
+
+
+@pytest.mark.parametrize("carried", [0, 3])
+def test_length_is_the_inverse_of_the_curvature(carried):
+    """Barzilai and Borwein's shorter one, s · t / t · t; by masses, without those who ride along, and within its bounds."""
+    moved = torch.tensor([[1.0, 0.0], [0.0, 2.0], [5.0, 7.0], [1.0, 1.0], [1e3, 0.0]], dtype=DOUBLE)[: 2 + carried]
+    c = Cloud(moved, weight=torch.tensor([0.25, 0.75], dtype=DOUBLE), carried=carried)
+
+    def length(*rates):
+        turned = moved.clone()
+        turned[:2] *= torch.tensor(rates, dtype=DOUBLE)[:, None]
+        return _length(BOWL, c, moved, turned)
+
+    assert length(2.0, 4.0) == pytest.approx((0.25 * 2 + 3 * 4) / (0.25 * 4 + 3 * 16))
+    assert length(0.5, 0.5) == 1
+    assert length(1e8, 1e8) == 1e-6
+    assert length(-2.0, -2.0) == 1
+    assert length(0.0, 0.0) == 1  # neither moved nor turned
+    assert float(_longest(c, moved)) == 2
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3, 6])
+@pytest.mark.parametrize("h", [0.1, 1.0, 10.0])
+def test_weights_of_planes_are_optimal(planes, h):
+    """The value of the dual program, the masses and, by duality, planes of one height where there is mass, and none above."""
+    n, d = 8, 4
+    slopes = normal(n * planes, d, "slopes").reshape(n, planes, d)
+    levels = normal(n, planes, "levels")
+    first = torch.zeros(n, planes, dtype=DOUBLE)
+    first[:, 0] = 1
+    found = _balanced(slopes, levels, first, h)
+    assert first[:, 0].eq(1).all()  # the guess is left as it was
+    torch.testing.assert_close(found.sum(1), torch.ones(n, dtype=DOUBLE))
+    assert bool((found >= 0).all())
+    worth = levels - h * torch.einsum("njd,nkd,nk->nj", slopes, slopes, found)
+    lowest = torch.where(found > 1e-12, worth, math.inf).min(1).values
+    torch.testing.assert_close(lowest, worth.max(1).values, rtol=0, atol=1e-6 if planes > 2 else 1e-12)
+    for k in range(n):  # however many others there are
+        alone = _balanced(slopes[k : k + 1], levels[k : k + 1], first[k : k + 1], h)
+        torch.testing.assert_close(alone[0], found[k], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("h", [0.1, 0.5])
+def test_a_hill_is_left(h):
+    """φ = −|x|² / 2 is concave: tangent planes lie above it. F is convex still, and lowest at y / (1 − h)."""
+    y = cloud(20, 2, "y")
+    flow = Analytic(lambda t, x: x, lambda x: -x.square().sum(1) / 2)
+    end, info = one(flow, Proximal("semi-implicit", max_inner=50, tolerance=1e-8), y, h)
+    print("hill", h, (end.x / y.x - 1 / (1 - h)).abs().max(), info)
+
+
+@pytest.mark.parametrize("mode", ["semi-implicit", "implicit"])
+def test_inner_steps_end_when_they_are_short(mode):
+    y = cloud(20, 2, "y")
+    steep = torch.tensor([1.0, 30.0], dtype=DOUBLE)
+    for tol in (0.5, 0.1, 1e-2, 1e-4):
+        flow = Analytic(lambda t, x: -steep * x, lambda x: (steep * x.square()).sum(1) / 2)
+        end, info = one(flow, Proximal(mode, max_inner=100, tolerance=tol), y, 0.5)
+        print(mode, tol, info["inner"], float((end.x - y.x / (1 + 0.5 * steep)).norm(dim=1).max()), info["residual"])
 
 
 @pytest.mark.parametrize("h", [0.01, 0.3, 1.0, 10.0])

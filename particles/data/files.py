@@ -236,7 +236,12 @@ def _csv(path: Path, content: bytes, label: str | None, header: bool | None, kep
     try:
         names = head[0].split() if separator == " " else next(_records(head, separator))
         names = [name.strip() for name in names]
-        header = _is_header(names, separator) if header is None else header
+        if header is None:
+            header = _is_header(names, separator)
+            if header and _counts(names):
+                logger.warning(
+                    "%s: line 1 counts the columns and is taken for their names; --no-header if it is a row", path
+                )
         if header:
             _check_names(path, names)
         parse = _parser(text, separator, header, names, label, path)
@@ -378,9 +383,13 @@ def _decimal(path: Path, text: str, separator: str) -> str:
 
 
 def _is_header(first: Sequence[str], separator: str) -> bool:
-    places = list(first[1:] if first[0] == "" else first)  # pandas writes 0, 1, … for columns without names
-    counted = len(first) > 1 and places == [str(i) for i in range(len(places))]
-    return counted or not all(_numeric(entry, separator) for entry in first if entry)
+    return _counts(first) or not all(_numeric(entry, separator) for entry in first if entry)
+
+
+def _counts(first: Sequence[str]) -> bool:
+    """Whether a line is the 0, 1, … that pandas writes for columns without names, with or without row numbers."""
+    places = list(first[1:] if first[0] == "" else first)
+    return len(first) > 1 and places == [str(i) for i in range(len(places))]
 
 
 def _numeric(entry: str, separator: str) -> bool:

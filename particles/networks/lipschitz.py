@@ -62,12 +62,17 @@ class Bounded(nn.Module, ABC):
     Arguments:
         weight: The initial matrix, with shape ``(outputs, inputs)``.
         bound: The largest norm, ``inf`` for any.
+
+    Raises:
+        ValueError: If the bound is so small that the norm of such a matrix would be lost.
     """
 
     bound: Tensor
 
     def __init__(self, weight: Tensor, bound: float):
         super().__init__()
+        if bound < (least := torch.finfo(weight.dtype).tiny ** 0.5):  # below, squares are 0, and so are norms
+            raise ValueError(f"lipschitz is too small: each layer would have a norm of {bound:.3g}, below {least:.3g}")
         self.bounded = bound < math.inf
         self.register_buffer("bound", torch.tensor(bound), persistent=False)
         self.weight = nn.Parameter(weight)

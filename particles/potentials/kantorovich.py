@@ -108,6 +108,9 @@ class ExactKantorovich(Potential):
         self.dual, self.images, self.fitted = record["dual"], record["images"], recalled(record["particles"], q)
 
 
+SLOWEST = 0.999
+
+
 class SinkhornKantorovich(Potential):
     r"""The potential of the debiased Sinkhorn divergence (Feydy et al., arXiv 1810.08278).
 
@@ -117,7 +120,7 @@ class SinkhornKantorovich(Potential):
 
     Arguments:
         epsilon: The regularisation ε, in units of the cost, length²; the blur is √ε.
-        scaling: The ratio of successive blurs in geomloss' annealing.
+        scaling: The ratio of successive blurs in geomloss' annealing, at most 0.999: nearer to 1 it would take millions of them.
         tolerance: A fit ends when the marginal's error times the range of the potential is below this part of the mean cost.
         max_iterations: The most iterations in a fit after the annealing; one that ends so says so in ``gap``.
         backend: ``auto``, ``tiled`` or ``keops``, see ``pairwise``. geomloss works on a cost matrix up to 5,000 × 5,000 points, above with KeOps.
@@ -138,8 +141,8 @@ class SinkhornKantorovich(Potential):
         for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
-        if not 0 < scaling < 1:
-            raise ValueError(f"scaling must be between 0 and 1, not {scaling}")
+        if not 0 < scaling <= SLOWEST:
+            raise ValueError(f"scaling must be between 0 and 1, at most {SLOWEST}, not {scaling}")
         if max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, not {max_iterations}")
         self.epsilon = epsilon

@@ -31,4 +31,6 @@ def cfl(target: Cloud, lipschitz: float, size: int = 2000, key: Key = ROOT) -> f
     places = Cloud(torch.unique(target.x, dim=0))
     if len(places) < 2:
         raise ValueError("all target points are at one place; they have no spacing")
-    return spacing(places.draw(size, key), places) / lipschitz
+    if math.isinf(found := spacing(places.draw(size, key), places) / lipschitz):
+        raise ValueError(f"lipschitz is too small, {lipschitz}, for a finite step size")
+    return found
