@@ -149,9 +149,11 @@ def _fit(spec: Specification, size: Size) -> list[Part]:
     if spec.flow == "proximal" and solver == "plan":
         what = f"the plan between {m} particles and {n} target points"
         return [Part(what, PLAN_PAIR * m * n, ("solver", "particles", "target_size"), host=True)]
-    if spec.flow == "proximal" and solver in (None,):
+    if spec.flow == "proximal" and solver in (None, "network"):
         batch = min(spec.batch_size or 512, max(size.particles, size.target))
-        way = _network("the way of a batch", spec, 4 * batch * (spec.time_steps + 2), size.dimension, ("batch_size",))
+        way = _network(
+            "the way of a batch", spec, 3 * batch * (spec.time_steps + 2), size.dimension, ("batch_size", "time_steps")
+        )
         return [way]
     return [points, _pairs(m, n, number, gpu)]
 
@@ -175,14 +177,14 @@ def _field(spec: Specification, size: Size) -> list[Part]:
     if spec.flow == "lipschitz" or (spec.flow == "w2" and spec.solver == "neural"):
         at_once = min(spec.chunk_size, size.all)
         return [kept, _network("the discriminator at the particles", spec, at_once, size.dimension, ("chunk_size",))]
-    if spec.flow == "proximal" and spec.solver in (None,):
+    if spec.flow == "proximal" and spec.solver in (None, "network"):
         path = spec.stages * spec.time_steps + 1
         ways = Part(
             "the way of all particles", path * size.all * size.dimension * (number + 8), ("time_steps", "particles")
         )
         return [
             ways,
-            _network("the flow's network at the particles", spec, size.all * 4 // 3, size.dimension, ("particles",)),
+            _network("the flow's network at the particles", spec, 2 * size.all, size.dimension, ("particles",)),
         ]
     return [
         kept,

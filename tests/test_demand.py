@@ -47,7 +47,11 @@ CASES = {
         Size(50_000, 0, 1000, 20),
         4 * GB,
     ),
-    "time_steps": (Specification("moons", flow="proximal", time_steps=2000), Size(50_000, 0, 50_000, 10), 4 * GB),
+    "time_steps": (
+        Specification("moons", flow="proximal", solver="network", time_steps=2000),
+        Size(50_000, 0, 50_000, 10),
+        4 * GB,
+    ),
 }
 
 
