@@ -225,8 +225,7 @@ def test_length_is_the_inverse_of_the_curvature(carried):
     assert float(_longest(c, moved)) == 2
 
 
-@pytest.mark.parametrize("planes", [1, 2, 3, 6])
-@pytest.mark.parametrize("h", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize(("planes", "h"), [(1, 1.0), (2, 0.1), (2, 10.0), (3, 0.1), (3, 1.0), (6, 0.1)])
 def test_weights_of_planes_are_optimal(planes, h):
     """The value of the dual program, the masses and, by duality, planes of one height where there is mass, and none above."""
     n, d = 8, 4
@@ -239,30 +238,41 @@ def test_weights_of_planes_are_optimal(planes, h):
     torch.testing.assert_close(found.sum(1), torch.ones(n, dtype=DOUBLE))
     assert bool((found >= 0).all())
     worth = levels - h * torch.einsum("njd,nkd,nk->nj", slopes, slopes, found)
+    gap = worth.max(1).values - (worth * found).sum(1)  # a bound on what the dual objective lacks
+    assert float(gap.min()) > -1e-12
+    assert float(gap.max()) < (
+        1e-12 if planes < 3 else 1e-6 if h < 10 else 0.02
+    )  # many planes, long steps: sweeps run out
     lowest = torch.where(found > 1e-12, worth, math.inf).min(1).values
-    torch.testing.assert_close(lowest, worth.max(1).values, rtol=0, atol=1e-6 if planes > 2 else 1e-12)
+    torch.testing.assert_close(lowest[gap < 1e-12], worth.max(1).values[gap < 1e-12], rtol=0, atol=1e-9)
     for k in range(n):  # however many others there are
         alone = _balanced(slopes[k : k + 1], levels[k : k + 1], first[k : k + 1], h)
         torch.testing.assert_close(alone[0], found[k], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("h", [0.1, 0.5])
-def test_a_hill_is_left(h):
-    """φ = −|x|² / 2 is concave: tangent planes lie above it. F is convex still, and lowest at y / (1 − h)."""
-    y = cloud(20, 2, "y")
-    flow = Analytic(lambda t, x: x, lambda x: -x.square().sum(1) / 2)
-    end, info = one(flow, Proximal("semi-implicit", max_inner=50, tolerance=1e-8), y, h)
-    print("hill", h, (end.x / y.x - 1 / (1 - h)).abs().max(), info)
+@pytest.mark.parametrize("h", [3.0, 10.0])
+def test_no_particle_is_stuck_between_two_wells(h):
+    """φ = (x² − 1)² / 4 is not convex: a tangent plane that is above φ at y would forbid every step that is any use."""
+    y = Cloud(torch.linspace(-3, 3, 41, dtype=DOUBLE)[:, None])
+    flow = Analytic(lambda t, x: x - x**3, lambda x: ((x**2 - 1) ** 2).sum(1) / 4)
+    end, info = one(flow, Proximal("semi-implicit", max_inner=30, tolerance=1e-8), y, h)
+    fall = flow.height(y.x) - flow.height(end.x) - (end.x - y.x).square().sum(1) / (2 * h)
+    assert info["descent"] == pytest.approx(float(fall.mean()))
+    assert bool((fall >= 0).all())
+    assert float(fall[(y.x - y.x**3).abs()[:, 0] > 0.5].min()) > 0.01
 
 
 @pytest.mark.parametrize("mode", ["semi-implicit", "implicit"])
 def test_inner_steps_end_when_they_are_short(mode):
-    y = cloud(20, 2, "y")
-    steep = torch.tensor([1.0, 30.0], dtype=DOUBLE)
-    for tol in (0.5, 0.1, 1e-2, 1e-4):
-        flow = Analytic(lambda t, x: -steep * x, lambda x: (steep * x.square()).sum(1) / 2)
-        end, info = one(flow, Proximal(mode, max_inner=100, tolerance=tol), y, 0.5)
-        print(mode, tol, info["inner"], float((end.x - y.x / (1 + 0.5 * steep)).norm(dim=1).max()), info["residual"])
+    """The error is in proportion to the tolerance, and a small one costs more."""
+    y, steep, inner = cloud(20, 2, "y"), torch.tensor([1.0, 30.0], dtype=DOUBLE), []
+    flow = Analytic(lambda t, x: -steep * x, lambda x: (steep * x.square()).sum(1) / 2)
+    for tolerance in (0.5, 0.1, 1e-2, 1e-4):
+        end, info = one(flow, Proximal(mode, max_inner=100, tolerance=tolerance), y, 0.5)
+        assert float((end.x - y.x / (1 + 0.5 * steep)).norm(dim=1).max()) < 5 * tolerance
+        inner.append(info["inner"])
+    assert inner == sorted(inner)
+    assert inner[0] < inner[-1] < 30
 
 
 @pytest.mark.parametrize("h", [0.01, 0.3, 1.0, 10.0])
