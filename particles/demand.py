@@ -180,7 +180,9 @@ def _field(spec: Specification, size: Size) -> list[Part]:
     if spec.flow == "proximal" and spec.solver in (None, "network"):
         path = spec.stages * spec.time_steps + 1
         ways = Part(
-            "the way of all particles", path * size.all * size.dimension * (number + 8), ("time_steps", "particles")
+            "the way of all particles",
+            path * size.all * size.dimension * (number + 8),
+            ("time_steps", "stages", "particles"),
         )
         return [
             ways,
@@ -354,6 +356,7 @@ LEAST = {
     "batch_size": 64,
     "max_inner": 2,
     "time_steps": 1,
+    "stages": 1,
     "particles": 2,
     "target_size": 2,
 }

@@ -39,6 +39,7 @@ def started(folder, *words, home=None):
     return subprocess.Popen(
         [sys.executable, "-m", "particles.cli", *map(str, words)],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a test process in the background may ignore
     )  # fmt: skip
 
 

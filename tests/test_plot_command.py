@@ -307,7 +307,8 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(monkeypatch):
         raise OSError(28, "No space left on device", "a.png")
 
     monkeypatch.setattr(window, "save", full)
-    assert refused("../moons") == "a.png: No space left on device"
+    found = run("plot", "../moons", code=4)
+    assert found.stderr == "Error: a.png: No space left on device\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
