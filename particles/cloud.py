@@ -95,10 +95,9 @@ class Cloud:
         """A minibatch of ``size`` different points (with weights: independent draws by weight), or the cloud itself if it is no larger."""
         if size is None or size >= len(self):
             return self
-        generator = key.generator(self.x.device)
         if self.weight is None:
-            index = torch.randperm(len(self), generator=generator, device=self.x.device)[:size]
-            return self.take(index)
+            return self.take(key.choice(len(self), size, self.x.device))
+        generator = key.generator(self.x.device)
         index = torch.multinomial(self.weight, size, replacement=True, generator=generator)
         return replace(self.take(index), weight=None)  # the draw has already spent the weights
 

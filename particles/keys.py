@@ -8,6 +8,7 @@ uninterrupted one would have drawn, and nothing about a generator has to be save
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +44,29 @@ class Key:
         """A fresh torch generator on ``device``, seeded by this key."""
         return torch.Generator(device=device).manual_seed(self.seed)
 
+    def choice(self, total: int, size: int, device: torch.device | str = "cpu") -> torch.Tensor:
+        """``size`` different numbers below ``total``, any set of them as likely as any other, with shape (size,).
+
+        For few of many the time grows with ``size`` alone: numbers are drawn independently, and those that came before are
+        skipped. So many are drawn that they are not enough with a probability below 1e-15; then some come twice. Nothing waits for the
+        device.
+        """
+        generator = self.generator(device)
+        if total <= SHUFFLED or size > total // 16:
+            return torch.randperm(total, generator=generator, device=device)[:size]
+        tries = math.ceil(-total * math.log1p(-size / total) + 2 * math.sqrt(size)) + 16
+        drawn = torch.randint(total, (tries,), generator=generator, device=device)
+        ordered, place = drawn.sort(stable=True)
+        new = torch.ones_like(place)
+        new[place[1:]] = (ordered[1:] != ordered[:-1]).long()  # 0 for a number that came before
+        rank = torch.where(new.bool(), new.cumsum(0) - 1, size).clamp_(max=size)
+        return drawn[:1].repeat(size + 1).scatter_(0, rank, drawn)[:size]
+
     def numpy(self) -> np.random.Generator:
         """A fresh NumPy generator, seeded by this key."""
         return np.random.default_rng(self.seed)
 
 
+SHUFFLED = 1 << 14
+"""Up to so many numbers it is quicker to shuffle all of them."""
 ROOT = Key.of(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import cloud, normal
 
-from particles import Cloud, Key
+from particles import Cloud, Key, keys
 
 
 def test_keys_are_paths():
@@ -27,6 +27,29 @@ def test_keys_spread_evenly():
     draws = torch.tensor([Key.of(0).fold(k).numpy().random() for k in range(4000)])
     assert float(draws.mean()) == pytest.approx(0.5, abs=4 / math.sqrt(12 * 4000))
     assert abs(float(torch.corrcoef(torch.stack((draws[1:], draws[:-1])))[0, 1])) < 4 / math.sqrt(4000)
+
+
+@pytest.mark.parametrize(("total", "size"), [(10, 10), (50_000, 3000), (50_000, 40_000), (10**7, 512), (10**15, 4096)])
+def test_a_choice_is_of_different_numbers_below_the_total(total, size):
+    chosen = Key.of(3).choice(total, size)
+    assert chosen.shape == (size,)
+    assert len(chosen.unique()) == size
+    assert chosen.min() >= 0
+    assert chosen.max() < total
+    assert torch.equal(chosen, Key.of(3).choice(total, size))
+
+
+def test_every_number_is_as_likely_in_a_choice_and_every_pair(monkeypatch):
+    """Of 40 numbers 2 at a time, by the way for few of many: counts within 5 standard deviations of their binomial means."""
+    monkeypatch.setattr(keys, "SHUFFLED", 0)
+    draws = 20_000
+    chosen = torch.stack([Key.of(0).fold(i).choice(40, 2) for i in range(draws)])
+    for counts, p in (
+        (chosen.flatten().bincount(minlength=40), 2 / 40),
+        (chosen[:, 0].bincount(minlength=40), 1 / 40),
+        (torch.bincount(40 * chosen.min(1).values + chosen.max(1).values)[1:40], 2 / (40 * 39)),
+    ):
+        assert float((counts - draws * p).abs().max()) < 5 * (draws * p) ** 0.5
 
 
 def test_expectations_with_and_without_weights():

@@ -103,8 +103,7 @@ class PersistentBatch(Flow):
     def velocity(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         own = len(cloud) - cloud.carried
         if self.calls % self.persistency == 0:
-            order = torch.randperm(own, generator=key.fold("persistent").generator())
-            self.index = order[: self.size].sort().values
+            self.index = key.fold("persistent").choice(own, self.size).sort().values
         self.calls += 1
         index, batch = self._batch(cloud)
         moved, info = self.flow.velocity(t, batch, key)
