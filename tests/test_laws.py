@@ -228,8 +228,10 @@ def test_divergence_falls_at_the_rate_of_the_kinetic_energy():
     store = Memory()
     simulate(simulation.process, 120, store)
     rows = store.rows[40:]  # the first fits are still warming up
-    fall = rows[0]["divergence"] - rows[-1]["divergence"]
-    energy = sum(2 * row["kinetic_energy"] * row["step_size"] for row in rows[:-1])
+    spent = np.cumsum([2 * row["kinetic_energy"] * row["step_size"] for row in rows])
+    divergence = np.array([row["divergence"] for row in rows])
+    early, late = slice(0, 30), slice(-30, None)  # means: a single fit is off by a tenth
+    fall, energy = divergence[early].mean() - divergence[late].mean(), spent[late].mean() - spent[early].mean()
     assert fall == pytest.approx(energy, rel=0.15)
 
 

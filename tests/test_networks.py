@@ -11,7 +11,7 @@ from problems import normal
 from particles import DenseNetwork, Key
 from particles.names import ACTIVATIONS as NAMES
 from particles.networks.activations import ACTIVATIONS
-from particles.networks.lipschitz import BoundedRows, BoundedWeight, slope_penalty
+from particles.networks.lipschitz import BoundedRows, BoundedWeight, by_squaring, slope_penalty
 
 
 def slopes(network, x, label=None):
@@ -161,3 +161,15 @@ def test_full_slope_can_be_reached():
             weight.weight[0, 0] = 100.0
     x = torch.rand(10, 2, generator=Key.of(0).generator()) + 1
     assert float(slopes(network.eval(), x).min()) == pytest.approx(3, rel=1e-5)
+
+
+@pytest.mark.parametrize("squarings", [5, 22])
+def test_norms_by_squaring_are_above_the_largest_eigenvalue_and_near_it(squarings):
+    """Above it by n^(1/2^(K+1)) at most, which is attained where all eigenvalues are equal."""
+    turned = torch.linalg.qr(torch.randn(6, 6, generator=Key.of(0).generator(), dtype=torch.float64)).Q
+    spectra = torch.tensor([[4.0] * 6, [4.0, 4 - 1e-9, 1, 1, 0, 0], [9, 1e-3, 0, 0, 0, 0], [0.0] * 6]).double()
+    ratio = by_squaring(turned @ torch.diag_embed(spectra) @ turned.mT, squarings)[:3] / spectra[:3, 0]
+    most = 6 ** (1 / 2 ** (squarings + 1))
+    assert float(ratio[0]) == pytest.approx(most, rel=1e-12)
+    assert ((ratio >= 1 - 1e-12) & (ratio <= most + 1e-12)).all()
+    assert float(by_squaring(torch.zeros(6, 6).double(), squarings)) < 1e-100

@@ -12,16 +12,9 @@ from torch import Tensor, nn
 
 from particles.keys import ROOT, Key
 from particles.networks.activations import ACTIVATIONS
+from particles.networks.lipschitz import operator_norms
 
 Pull = Callable[[Tensor, bool, bool], tuple[list[Tensor], Tensor | None]]
-
-
-def operator_norms(weights: Tensor) -> Tensor:
-    """The largest singular value of each matrix, for a stack with shape (..., rows, columns)."""
-    short = weights.shape[-2] <= weights.shape[-1]
-    gram = (weights @ weights.mT if short else weights.mT @ weights).double()
-    largest: Tensor = torch.linalg.eigvalsh(gram)[..., -1]
-    return largest.clamp_(min=0).sqrt_().to(weights.dtype)
 
 
 def _settle_again(module: nn.Module, _: object) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 
 class Adam:
@@ -24,39 +23,52 @@ class Adam:
 
     def __init__(self, weights: Sequence[Tensor], learning_rate: float, momentum: float):
         self.weights = list(weights)
-        self.learning_rate = learning_rate
         self.momentum = momentum
         self.first = [torch.zeros_like(weight, requires_grad=False) for weight in self.weights]
         self.second = [torch.zeros_like(weight, requires_grad=False) for weight in self.weights]
-        self.steps = [weight.new_zeros((), dtype=torch.float32, requires_grad=False) for weight in self.weights]
+        self.step = self.weights[0].new_zeros((), dtype=torch.float32, requires_grad=False)  # one for all of them
+        self.rate = self.step.clone()  # what a GPU reads, so that it is no constant of a captured graph
+        self.learning_rate = learning_rate
 
     @torch.no_grad()
     def ascend(self, gradients: Sequence[Tensor]) -> None:
         """One step up the gradients, one for each weight."""
-        adam(
+        self.step += 1
+        torch._fused_adam_(  # type: ignore[call-overload]
             self.weights,
             list(gradients),
             self.first,
             self.second,
             [],
-            self.steps,
-            fused=True,
+            [self.step] * len(self.weights),
             amsgrad=False,
             beta1=self.momentum,
             beta2=0.999,
-            lr=self.learning_rate,
+            lr=self.rate if self.rate.is_cuda else self.learning_rate,
             weight_decay=0.0,
             eps=1e-8,
             maximize=True,
         )
 
+    @property
+    def learning_rate(self) -> float:
+        """The step."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = value
+        if self.rate.is_cuda:
+            self.rate.fill_(value)
+
     def state_dict(self) -> dict[str, Any]:
         """The moments and the number of steps."""
-        return {"first": self.first, "second": self.second, "steps": self.steps}
+        return {"first": self.first, "second": self.second, "steps": [self.step]}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what ``state_dict`` gave."""
-        for own, saved in ((self.first, "first"), (self.second, "second"), (self.steps, "steps")):
+        """Takes back what ``state_dict`` gave, in place."""
+        for own, saved in ((self.first, "first"), (self.second, "second")):
             for mine, theirs in zip(own, state[saved], strict=True):
                 mine.copy_(theirs)
+        self.step.copy_(state["steps"][0])  # earlier versions kept one for each weight

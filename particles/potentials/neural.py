@@ -165,25 +165,22 @@ class NeuralPotential(NetworkPotential):
         """Some ascent steps, and the objective after them on the last batch."""
         self.network.train()
         for step in range(self.inner_steps):
-            batch_p, batch_q = (
-                p.draw(self.batch_size, key.fold(step, "p")),
-                q.draw(self.batch_size, key.fold(step, "q")),
-            )
-            self._ascend(batch_p, batch_q, key.fold(step, "between"))
+            if step == 0 or self.batch_size is not None:
+                batch = _Both(
+                    p.draw(self.batch_size, key.fold(step, "p")), q.draw(self.batch_size, key.fold(step, "q"))
+                )
+            self._ascend(batch, key.fold(step, "between"))
         self.network.eval()
-        values = self.phi(Cloud(torch.cat((batch_p.x, batch_q.x)), _joined(batch_p.label, batch_q.label)))
-        on_p, on_q = values.split((len(batch_p), len(batch_q)))
-        return self.divergence.objective(on_p, on_q, batch_p, batch_q)
+        on_p, on_q = batch.split(self.phi(Cloud(batch.x, batch.label)))
+        return self.divergence.objective(on_p, on_q, batch.p, batch.q)
 
-    def _ascend(self, p: Cloud, q: Cloud, key: Key) -> None:
-        x = torch.cat((p.x, q.x))
-        label = _joined(p.label, q.label)
-        values, pull = self._push(x, label)
+    def _ascend(self, batch: _Both, key: Key) -> None:
+        values, pull = self._push(batch.x, batch.label)
         # The objective's derivative in the values of φ is known: from there it goes back.
-        density = self.divergence.density(values[len(p) :], q)
-        gradients, _ = pull(torch.cat((p.mass, density.mul_(q.mass).neg_())), True, False)
+        density = self.divergence.density(batch.split(values)[1], batch.q)
+        gradients, _ = pull(torch.cat((batch.mass_p, density * batch.minus_mass_q)), True, False)
         if self.penalty:
-            slope = -self.penalty * self._slope(x, label, len(p), key)
+            slope = -self.penalty * self._slope(batch.x, batch.label, len(batch.p), key)
             more = torch.autograd.grad(slope, self.weights, allow_unused=True)
             gradients = [g if m is None else g + m for g, m in zip(gradients, more)]
         self.optimizer.ascend(gradients)
@@ -208,5 +205,15 @@ class NeuralPotential(NetworkPotential):
         self.fits = state["fits"]
 
 
-def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return None if a is None or b is None else torch.cat((a, b))
+class _Both:
+    """Two clouds in one: what all ascent steps on them have in common."""
+
+    def __init__(self, p: Cloud, q: Cloud):
+        self.p, self.q = p, q
+        self.x = torch.cat((p.x, q.x))
+        self.label = None if p.label is None or q.label is None else torch.cat((p.label, q.label))
+        self.mass_p, self.minus_mass_q = p.mass, -q.mass
+
+    def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The values on the one and on the other."""
+        return values[: len(self.p)], values[len(self.p) :]
