@@ -12,6 +12,7 @@ import click
 from particles.names import (
     ACTIVATIONS,
     BACKENDS,
+    COMPILE,
     CONSTRAINTS,
     DIVERGENCES,
     DTYPES,
@@ -209,6 +210,11 @@ OPTIONS = [
     _option("--persistency", type=int, help="Number of steps per fit, or per minibatch of particles."),
     _option("--minibatch", type=int, help="Number of particles moved at a time, for --persistent minibatch."),
     _option("--backend", metavar="NAME", help=f"Sums over all pairs: {_names(BACKENDS)}."),
+    _option(
+        "--compile",
+        metavar="NAME",
+        help=f"{_names(COMPILE)}: a trained discriminator's step as one launch: on a GPU a CUDA graph; full: torch.compile too, on the CPU as well.",
+    ),
     _option("--stepper", metavar="NAME", help=f"Time integrator: {_names(STEPPERS)}."),
     _option(
         "--mode",

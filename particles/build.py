@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from particles.processes import Evolve, Train
     from particles.run.loop import Observer, Rule
     from particles.run.store import Folder, Row
+
+logger = logging.getLogger("particles")
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,9 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
     )
     spec = generative.settled(spec, source, target, key) if generates else methods.settled(spec, target, key)
     assert spec.metric_every is not None
+    process = (generative if generates else methods).process(spec, source, target, key)
+    if to_run and (sentence := methods.plainly(spec, process, target)):
+        logger.warning(sentence)
     references = {"w2": target} | ({} if holdout is None else {"w2_holdout": holdout})
     observers: list[Observer] = [
         Distance(name, w2, reference, spec.metric_size, key.fold("metrics", name), spec.metric_every)
@@ -197,7 +203,7 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
     ]
     return Simulation(
         spec=spec,
-        process=(generative if generates else methods).process(spec, source, target, key),
+        process=process,
         observers=observers,
         at_rest=AtRest(spec.stop_energy, spec.patience) if spec.stop_energy else None,
         schema=schema,

@@ -128,15 +128,37 @@ def _stepper(spec: Specification) -> Stepper:
 
 
 def _flow(spec: Specification, target: Cloud, key: Key) -> Flow:
+    from particles.flows.captured import Captured, obstacle
     from particles.flows.gradient import GradientFlow
     from particles.flows.persistent import PersistentBatch, PersistentPotential
 
     potential = find("flow", spec.flow, FLOWS)(spec, target, key)
-    flow = GradientFlow(potential, target, noise=spec.noise, noise_halving=spec.noise_halving)
+    flow: Any = GradientFlow(potential, target, noise=spec.noise, noise_halving=spec.noise_halving)
     if spec.persistent == "minibatch":
         assert spec.minibatch is not None
         return PersistentBatch(flow, spec.minibatch, spec.persistency)
-    return flow if spec.persistency == 1 else PersistentPotential(flow, spec.persistency)
+    if spec.persistency > 1:
+        return PersistentPotential(flow, spec.persistency)
+    return Captured(flow, fused=spec.compile == "full") if _captures(spec, target) and not obstacle(flow) else flow
+
+
+def _captures(spec: Specification, target: Cloud) -> bool:
+    return spec.compile == "full" or (spec.compile == "auto" and target.x.is_cuda)
+
+
+def plainly(spec: Specification, process: Any, target: Cloud) -> str | None:
+    """Why steps run plainly although ``compile`` asks for more, as a sentence; ``None`` if they do not, or nobody asked."""
+    from particles.flows.captured import Captured, obstacle
+    from particles.flows.recording import Recorder
+
+    trains = spec.flow == "lipschitz"
+    if not _captures(spec, target) or (spec.compile == "auto" and not trains):
+        return None
+    flow = process.flow.flow if isinstance(process.flow, Recorder) else process.flow
+    if isinstance(flow, Captured):
+        return None
+    reason = obstacle(flow) if trains else f"the flow {spec.flow} is not compiled, lipschitz is"
+    return f"compile {spec.compile}: {reason}; the steps run plainly"
 
 
 # One function per flow: its potential

@@ -76,6 +76,7 @@ SCALES = ("standard", "global", "none")
 SOLVERS = {"w2": ("exact", "sinkhorn", "neural"), "proximal": ("network", "transport", "plan")}
 MODES = ("implicit", "semi-implicit", "explicit")
 BACKENDS = ("auto", "tiled", "keops")
+COMPILE = ("auto", "none", "full")
 PERSISTENT = ("potential", "minibatch")
 DTYPES = ("float32", "float64")
 

@@ -14,6 +14,7 @@ from typing import Any
 from particles.names import (
     ACTIVATIONS,
     BACKENDS,
+    COMPILE,
     CONSTRAINTS,
     DIVERGENCES,
     DTYPES,
@@ -97,6 +98,8 @@ class Specification:
         persistency: For how many.
         minibatch: The number of particles in a persistent minibatch.
         backend: What sums over all pairs: ``auto``, ``tiled`` or ``keops``.
+        compile: Whether a trained discriminator's step is launched at once: ``auto`` (on a GPU as one CUDA graph, on the CPU not),
+            ``none``, or ``full`` (``torch.compile`` too, on the CPU as well).
         stepper: The time integrator.
         mode: How the stepper ``proximal`` finds its end: ``implicit``, ``semi-implicit`` (potential frozen) or ``explicit`` (Euler).
         max_inner: The most inner steps that it takes.
@@ -169,6 +172,7 @@ class Specification:
     persistency: int = 1
     minibatch: int | None = None
     backend: str = "auto"
+    compile: str = "auto"
     stepper: str = "euler"
     mode: str = "implicit"
     max_inner: int = 20
@@ -217,6 +221,7 @@ class Specification:
             ("divergence", DIVERGENCES),
             ("persistent", PERSISTENT),
             ("backend", BACKENDS),
+            ("compile", COMPILE),
             ("stepper", STEPPERS),
             ("constraint", CONSTRAINTS),
             ("mode", MODES),

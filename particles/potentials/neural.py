@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -15,6 +16,8 @@ from particles.networks.dense import Pull
 from particles.networks.lipschitz import slope_penalty
 from particles.potentials.adam import Adam
 from particles.potentials.base import Info, Potential
+
+logger = logging.getLogger("particles")
 
 
 class NetworkPotential(Potential):
@@ -147,11 +150,20 @@ class NeuralPotential(NetworkPotential):
         self.fits = 0
         self.weights = list(network.parameters())
         self.optimizer = Adam(self.weights, learning_rate, momentum)
+        self._uphill = self._gradients
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
-        value = None
+        self.advance()
+        return self.refit(p, q, key)
+
+    def advance(self) -> None:
+        """What a fit does on the host: it counts, and the learning rate falls."""
         self.optimizer.learning_rate = self.learning_rate / (1 + self.fits / self.decay)
         self.fits += 1
+
+    def refit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        """The rest of a fit, all of it on the device."""
+        value = None
         own = hasattr(self.network, "push") and not self.penalty  # no autograd in the whole fit: ops cost a tenth less
         with torch.inference_mode(own):
             for block in range(self.max_blocks if self.tolerance else 1):
@@ -160,6 +172,33 @@ class NeuralPotential(NetworkPotential):
                     break
         assert value is not None
         return {"divergence": value.clone(), "inner_steps": float((block + 1) * self.inner_steps)}
+
+    def obstacle(self) -> str | None:
+        """Why a fit is not the same function of the particles every time, to be captured or compiled; ``None`` if it is."""
+        if self.batch_size is not None:
+            return "batch_size draws a minibatch for each ascent"
+        if self.tolerance is not None:
+            return "tolerance reads how much a block has gained"
+        if self.penalty:
+            return "the penalty draws points, and goes through autograd"
+        if not hasattr(self.network, "push"):
+            return "the network goes through autograd"
+        return None
+
+    def fuse(self) -> None:
+        """Lets ``torch.compile`` join the kernels of an ascent's gradients; if it cannot, at the first fit, it says so and nothing changes."""
+        compiled = torch.compile(self._gradients, fullgraph=True, dynamic=False)
+
+        def uphill(batch: _Both) -> list[Tensor]:
+            try:
+                return compiled(batch)
+            except Exception as error:  # of a compiler there may be any, none of them before weights have changed
+                reason = str(error).strip().partition("\n")[0]
+                logger.warning("compile: torch.compile cannot fuse the ascents (%s); they run plainly", reason)
+                self._uphill = self._gradients
+                return self._gradients(batch)
+
+        self._uphill = uphill
 
     def _block(self, p: Cloud, q: Cloud, key: Key) -> Tensor:
         """Some ascent steps, and the objective after them on the last batch."""
@@ -175,15 +214,19 @@ class NeuralPotential(NetworkPotential):
         return self.divergence.objective(on_p, on_q, batch.p, batch.q)
 
     def _ascend(self, batch: _Both, key: Key) -> None:
-        values, pull = self._push(batch.x, batch.label)
-        # The objective's derivative in the values of φ is known: from there it goes back.
-        density = self.divergence.density(batch.split(values)[1], batch.q)
-        gradients, _ = pull(torch.cat((batch.mass_p, density * batch.minus_mass_q)), True, False)
+        gradients = self._uphill(batch)
         if self.penalty:
             slope = -self.penalty * self._slope(batch.x, batch.label, len(batch.p), key)
             more = torch.autograd.grad(slope, self.weights, allow_unused=True)
             gradients = [g if m is None else g + m for g, m in zip(gradients, more)]
         self.optimizer.ascend(gradients)
+
+    def _gradients(self, batch: _Both) -> list[Tensor]:
+        """The gradients of the objective in all parameters."""
+        values, pull = self._push(batch.x, batch.label)
+        # The objective's derivative in the values of φ is known: from there it goes back.
+        density = self.divergence.density(batch.split(values)[1], batch.q)
+        return pull(torch.cat((batch.mass_p, density * batch.minus_mass_q)), True, False)[0]
 
     def _slope(self, x: Tensor, label: Tensor | None, particles: int, key: Key) -> Tensor:
         """The penalty at all points, each one moved a random part of the way to a random point of the other cloud."""

@@ -1,6 +1,6 @@
 """CPU seconds per outer step, beside a plain re-statement of the loop in torch, in one process.
 
-    python tests/benchmarks/outer_step.py
+    python tests/benchmarks/outer_step.py [--compile]
 
 One outer step is K = 3 ascent steps of a 32 × 3 discriminator (L = 1, KL, Donsker–Varadhan) on N + N points of the mixture
 of four Gaussians, the gradient at the particles and an Euler step. The plain loop does the same with torch's own
@@ -8,10 +8,12 @@ of four Gaussians, the gradient at the particles and an Euler step. The plain lo
 the medians and ranges of the turns are printed as a table.
 
 The second table is the floor: what a step asks of torch, over what the machine does in the same process. At 5,000 + 5,000 most of
-the time is in matrix products; at 200 + 200 it is in Python and in torch's way to each kernel, some 470 times a step.
+the time is in matrix products; at 200 + 200 it is in Python and in torch's way to each kernel, some 470 times a step. With ``--compile`` a third one has what ``torch.compile``
+gains on the CPU; where there is a GPU, a last one has graphs beside plain steps.
 """
 
 import itertools
+import sys
 import time
 from collections.abc import Callable
 
@@ -24,15 +26,20 @@ from torch.utils._pytree import tree_leaves
 
 from particles import KL, Cloud, DenseNetwork, Euler, Evolve, GradientFlow, Key, NeuralPotential
 from particles.data.toy import four_gaussians
+from particles.flows.base import Flow
+from particles.flows.captured import Captured
 from particles.run.allocator import keep_freed_memory
 
 WIDTHS, K, H, RATE = (32, 32, 32), 3, 0.5, 1e-3
 Row = dict[str, str | int]
 
 
-def ours(source: Tensor, target: Tensor) -> Callable[[], None]:
-    potential = NeuralPotential(KL(), DenseNetwork(2, WIDTHS), learning_rate=RATE, inner_steps=K)
-    process = Evolve(GradientFlow(potential, Cloud(target)), Euler(), Cloud(source), step_size=H)
+def ours(source: Tensor, target: Tensor, compiled: str = "none") -> Callable[[], None]:
+    network = DenseNetwork(2, WIDTHS).to(source.device)
+    flow: Flow = GradientFlow(NeuralPotential(KL(), network, learning_rate=RATE, inner_steps=K), Cloud(target))
+    if compiled != "none":
+        flow = Captured(flow, fused=compiled == "full")
+    process = Evolve(flow, Euler(), Cloud(source), step_size=H)
     state = process.init()
 
     def step() -> None:
@@ -99,6 +106,49 @@ def against_plain(turns: int = 15) -> list[Row]:
             }
         )
     return rows
+
+
+def fused(turns: int = 15) -> list[Row]:
+    """``torch.compile`` on the CPU, which takes its half minute for each size first: ours without over ours with it."""
+    rows = []
+    for n, steps in ((200, 40), (1000, 20), (5000, 8)):
+        begin = time.perf_counter()
+        a, b = ours(*problem(n)), ours(*problem(n), "full")
+        cpu_seconds(a, 5), cpu_seconds(b, 5)
+        begun = time.perf_counter() - begin
+        taken = [cpu_seconds(a, steps) / cpu_seconds(b, steps) for _ in range(turns)]
+        rows.append({"N + N": n, "plain / fused": f"{np.median(taken):.2f}", "compiling, s": f"{begun:.0f}"})
+    return rows
+
+
+def on_gpu(turns: int = 9) -> list[Row]:
+    """A replayed graph beside the plain step on a CUDA device, by the wall: steps per second, and the median of the turns' ratios."""
+    rows = []
+    for n, steps in ((200, 100), (100_000, 20)):
+        kinds = {kind: ours(*problem(n, "cuda"), kind) for kind in ("none", "auto", "full")}
+        for step in kinds.values():
+            seconds(step, 5)
+        taken = {kind: [] for kind in kinds}  # type: dict[str, list[float]]
+        for _ in range(turns):
+            for kind, step in kinds.items():
+                taken[kind].append(seconds(step, steps))
+        row: Row = {"N + N": n}
+        row |= {f"{kind}, steps / s": f"{1 / np.median(times):.0f}" for kind, times in taken.items()}
+        row |= {
+            f"none / {kind}": f"{np.median(np.divide(taken['none'], taken[kind])):.2f}" for kind in ("auto", "full")
+        }
+        rows.append(row)
+    return rows
+
+
+def seconds(step: Callable[[], object], steps: int) -> float:
+    """Seconds per step on the device."""
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / steps
 
 
 class Work(TorchDispatchMode):
@@ -168,7 +218,12 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()  # as simulate does; here for both loops
-    for title, measure in (("Beside plain torch", against_plain), ("The floor", floor)):
+    measures: dict[str, Callable[[], list[Row]]] = {"Beside plain torch": against_plain, "The floor": floor}
+    if "--compile" in sys.argv:
+        measures["torch.compile"] = fused
+    if torch.cuda.is_available():
+        measures[torch.cuda.get_device_name()] = on_gpu
+    for title, measure in measures.items():
         print(f"{title}:\n\n{table(measure())}\n")
 
 
