@@ -15,17 +15,17 @@ def close(
     folder: Path, simulation: Any, state: Any, row: dict[str, float], *, figure: bool, quiet: bool, as_json: bool
 ) -> None:
     from particles.keys import Key
-    from particles.metrics.summary import summarise
+    from particles.metrics.summary import SIZE, summarise
     from particles.run.files import replacing
 
-    clouds = state.cloud.active, simulation.target, simulation.holdout
-    bound = float(simulation.spec.lipschitz) if simulation.spec.bounded else math.inf
     key = Key.of(simulation.spec.seed).fold("summary")
+    clouds = state.cloud.active.draw(SIZE, key.fold("particles")), simulation.target, simulation.holdout
+    bound = float(simulation.spec.lipschitz) if simulation.spec.bounded else math.inf
     found = {
         "run": str(folder),
         "step": state.k,
         "time": state.t,
-        "particles": len(clouds[0]),
+        "particles": len(state.cloud.active),
         "lipschitz": bound if math.isfinite(bound) else None,
         "max_gradient": row.get("max_gradient"),
         "divergence": row.get("divergence"),

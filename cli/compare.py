@@ -150,7 +150,10 @@ def _run(
             with bar:  # no measurements on the way: their time is not the flow's
                 state = simulate(simulation.process, simulation.spec.steps, stores[name], (), simulation.at_rest)
         except Diverged as error:
-            say(f"{name} diverged: {spelt(str(error))} in {folder / name / 'diverged.csv'}.", err=True)
+            say(
+                f"{name} diverged: {spelt(str(error))} in {folder / name / f'diverged.{simulation.spec.export}'}.",
+                err=True,
+            )
             rows.append({"flow": name} | dict.fromkeys(COLUMNS, math.nan))
             diverged.append(name)
             continue

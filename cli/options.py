@@ -16,6 +16,7 @@ from particles.names import (
     CONSTRAINTS,
     DIVERGENCES,
     DTYPES,
+    EXPORTS,
     FLOWS,
     KERNELS,
     MODES,
@@ -275,6 +276,12 @@ OPTIONS = [
         "record",
         help="Keep the potential of every step, so that `particles transport` can move new points along; the default network takes 40 kB a step.",
     ),
+    _option(
+        "--trajectory-particles",
+        type=int,
+        help="Most particles whose way is kept in trajectory.npy, evenly chosen among all, classes and carried ones.  [default: all]",
+    ),
+    _option("--export", metavar="NAME", help=f"Kind of the file for the end, particles.csv: {_names(EXPORTS)}."),
 ]
 
 

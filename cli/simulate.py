@@ -188,7 +188,7 @@ def _run(
         except RunError as error:
             raise usage(error) from None
         except Diverged as error:
-            say(f"Diverged: {spelt(str(error))} in {folder / 'diverged.csv'}.", err=True)
+            say(f"Diverged: {spelt(str(error))} in {folder / f'diverged.{spec.export}'}.", err=True)
             sys.exit(3)
         except Interrupted as error:
             say(f"Interrupted: {error}; go on with: {_resume(folder)}", err=True)

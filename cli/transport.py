@@ -67,6 +67,7 @@ def command(
       particles transport runs/learnt --input new.csv --output moved.csv --time-steps 20
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    from particles.data.export import write
     from particles.restored import rebuilt
     from particles.run.files import replacing
 
@@ -80,10 +81,10 @@ def command(
         with Progress(stop, quiet) as bar:
             paths = _Paths(simulation, trajectory, stop, bar)
             moved = _moved(simulation, run, cloud, stop, paths)
-        simulation.schema.points(moved.x)  # before anything is written
+        simulation.schema.check(moved.x)  # before anything is written
         paths.write()
         with replacing(output) as draft:
-            simulation.schema.write(moved, draft)
+            write(simulation.schema, moved, draft)
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except FloatingPointError as error:  # diverged, or too large for the units of the data

@@ -14,6 +14,8 @@ from particles.names import TOYS, plain_name
 from particles.specification import Specification
 
 if TYPE_CHECKING:
+    import torch
+
     from particles.cloud import Cloud
     from particles.data.tables import Schema, Table
     from particles.processes import Evolve, Train
@@ -36,6 +38,7 @@ class Simulation:
         target: The target, in units of the flow.
         holdout: The part of it that the flow never sees, or ``None``.
         noted: What goes into ``spec.toml`` besides.
+        rows: The rows of the particles whose way is kept, or ``None`` for all.
         advice: What to think of its step size, if there is something to say.
     """
 
@@ -48,6 +51,7 @@ class Simulation:
     holdout: Cloud | None
     noted: dict[str, Any]
     advice: str | None = None
+    rows: torch.Tensor | None = None
 
     def store(self, path: Path, progress: Callable[[int, Row], None] | None = None) -> Folder:
         """The run folder; specification and data are written to it if it is new.
@@ -75,6 +79,8 @@ class Simulation:
             snapshot_every=spec.snapshot_every,
             checkpoint_every=spec.checkpoint_every,
             progress=progress,
+            rows=self.rows,
+            export=spec.export,
         )
         if (reached := folder.reached()) is not None and reached > spec.steps:
             raise RunError(
@@ -86,7 +92,8 @@ class Simulation:
             target = self.schema.points(self.target.x)
             holdout = target[:0] if self.holdout is None else self.schema.points(self.holdout.x)
             with replacing(path / "data.npz") as draft, open(draft, "wb") as file:
-                np.savez(file, target=target, holdout=holdout, **self._labels())
+                rows: dict[str, Any] = {} if self.rows is None else {"rows": self.rows.numpy()}
+                np.savez(file, target=target, holdout=holdout, **rows, **self._labels())
         return folder
 
     def check_room(self, path: Path, warn: bool = True) -> None:
@@ -150,10 +157,12 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
     """
     import torch
 
+    from particles.data.export import check_export
     from particles.data.tables import Schema
     from particles.keys import Key
     from particles.metrics.transport import w2
     from particles.run.observers import AtRest, Distance
+    from particles.run.thinning import thinned
 
     key = Key.of(spec.seed)
     device = inputs.device(spec.device)
@@ -169,6 +178,7 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
         if (getattr(spec, name) or 0) % log_every:
             raise ValueError(f"{name} must be a multiple of log_every ({log_every}), not {getattr(spec, name)}")
     schema = Schema.fit(training, scale, getattr(torch, spec.dtype))
+    check_export(spec.export, schema)
     target = schema.encode(training, device)
     holdout = None if holdout_table is None else schema.encode(holdout_table, device)
     expected = inputs.count(spec, target)
@@ -211,6 +221,7 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
         holdout=holdout,
         advice=methods.advice(spec, target, key),
         noted={"data": _data_note(schema, holdout_table, fingerprint), "versions": _versions()},
+        rows=thinned(source, spec.trajectory_particles, key.fold("trajectory")),
     )
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from particles.keys import Key
 
+ROWS = 1 << 16
+"""The most points of a cloud that are worked on at once where the result is small: clouds may be as large as memory allows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
@@ -114,6 +117,12 @@ class Cloud:
         if self.weight is None:
             return torch.logsumexp(values, -1) - math.log(values.shape[-1])
         return torch.logsumexp(values + self.weight.log(), -1)
+
+
+def squares(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """The squared length of each row of ``x``, or of ``x - y``, with shape (n,); no memory as large as ``x`` is asked for."""
+    parts = x.split(ROWS) if y is None else (a - b for a, b in zip(x.split(ROWS), y.split(ROWS)))
+    return torch.cat([part.square().sum(1) for part in parts])
 
 
 def mean_square(p: Cloud, q: Cloud) -> Tensor:

@@ -87,7 +87,8 @@ def memory(spec: Specification, size: Size) -> list[Part]:
     """
     number = NUMBER[spec.dtype]
     log_every = spec.log_every or max(1, spec.steps // 100)
-    clouds = (5 * size.all + 2 * size.target) * size.dimension * number + 60 * (size.all + size.target)
+    held = (2 if lean(spec) else 5) + spec.device.startswith("cuda")
+    clouds = (held * size.all + 2 * size.target) * size.dimension * number + 60 * (size.all + size.target)
     lasting = [
         Part("libraries", LIBRARIES, host=True),
         Part("particles and target", clouds, ("particles", "target_size")),
@@ -95,6 +96,7 @@ def memory(spec: Specification, size: Size) -> list[Part]:
     ]
     if spec.record:
         lasting.append(Part("the record of a potential", 3 * tape(spec, size), ("particles",), host=True))
+    shown = min(size.all, spec.trajectory_particles or size.all)
     looks = min(spec.metric_size, size.particles) * min(spec.metric_size, size.target)
     end = min(CLOSING, size.particles) * min(CLOSING, size.target)
     moments = [
@@ -102,9 +104,21 @@ def memory(spec: Specification, size: Size) -> list[Part]:
         _field(spec, size),
         [Part("the measurement of W2 on the way", EXACT_PAIR * looks, ("metric_size",), host=True)],
         [Part("the closing table", EXACT_PAIR * end, host=True)],
-        [Part("rows in the target's units", 32 * size.all * size.dimension, ("particles",), host=True)],
+        [
+            Part(
+                "rows in the target's units",
+                shown * size.dimension * size.width,
+                ("trajectory_particles", "particles"),
+                host=True,
+            )
+        ],
     ]
     return lasting + max(moments, key=_total)
+
+
+def lean(spec: Specification) -> bool:
+    """Whether the run holds no more than four clouds of particles at once: the source, the particles, their velocities and where they go."""
+    return spec.flow == "lipschitz" and spec.stepper == "euler" and spec.minibatch is None
 
 
 def _fit(spec: Specification, size: Size) -> list[Part]:
@@ -170,7 +184,7 @@ def _field(spec: Specification, size: Size) -> list[Part]:
     """What the velocities of all points take, and the stepper."""
     number = NUMBER[spec.dtype]
     cloud = size.all * size.dimension * number
-    kept = Part("the stepper's clouds", STAGES.get(spec.stepper, 4) * cloud, ("particles",))
+    kept = Part("the stepper's clouds", (2 if lean(spec) else STAGES.get(spec.stepper, 4)) * cloud, ("particles",))
     if spec.stepper == "proximal" and spec.mode == "semi-implicit":
         planes = 3 * spec.max_inner * cloud + 2 * size.all * spec.max_inner**2 * number
         kept = Part("the planes of the stepper proximal", planes, ("max_inner", "particles"))
@@ -224,10 +238,12 @@ def disk(spec: Specification, size: Size) -> list[Part]:
     learnt = spec.flow == "proximal" and spec.solver in (None, "network")
     snapshots = spec.stages * spec.time_steps + 1 if learnt else spec.steps // (spec.snapshot_every or log_every) + 2
     cloud = size.all * size.dimension
-    trajectory = snapshots * cloud * size.width * (2 if learnt else 1)  # a new way is written beside the old one
-    cures = ("time_steps",) if learnt else ("snapshot_every",)
+    shown = min(size.all, spec.trajectory_particles or size.all) * size.dimension
+    trajectory = snapshots * shown * size.width * (2 if learnt else 1)  # a new way is written beside the old one
+    cures = ("time_steps",) if learnt else ("snapshot_every", "trajectory_particles")
     record = spec.steps * FITS.get(spec.stepper, 1) * tape(spec, size) if spec.record and not learnt else 0.0
-    rows = (2 * cloud + 2 * size.target * size.dimension) * size.width + 12 * cloud + 4 * cloud * number
+    written = 12 * cloud if spec.export == "csv" else size.width * cloud
+    rows = (2 * cloud + 2 * size.target * size.dimension) * size.width + written + 4 * cloud * number
     return [
         Part("snapshots", trajectory, (*cures, "particles")),
         Part("the potentials of record", record, ("record", "particles")),
@@ -357,6 +373,7 @@ LEAST = {
     "max_inner": 2,
     "time_steps": 1,
     "stages": 1,
+    "trajectory_particles": 100,
     "particles": 2,
     "target_size": 2,
 }
@@ -379,6 +396,8 @@ def _least(name: str, spec: Specification) -> Any:
 def _now(name: str, spec: Specification, size: Size) -> int:
     if name in ("particles", "target_size"):
         return size.particles if name == "particles" else size.target
+    if name == "trajectory_particles":
+        return spec.trajectory_particles or size.all
     if name == "batch_size":
         return spec.batch_size or max(size.particles, size.target)
     return int(getattr(spec, name) or 1)

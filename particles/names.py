@@ -79,6 +79,7 @@ BACKENDS = ("auto", "tiled", "keops")
 COMPILE = ("auto", "none", "full")
 PERSISTENT = ("potential", "minibatch")
 DTYPES = ("float32", "float64")
+EXPORTS = ("csv", "npy", "parquet")
 
 
 def choose(what: str, name: str, names: Mapping[str, Any] | tuple[str, ...]) -> str:

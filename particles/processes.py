@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from particles.batches import Stratified
-from particles.cloud import Cloud
+from particles.cloud import Cloud, squares
 from particles.flows import proximal
 from particles.flows.base import Flow
 from particles.flows.proximal import ProximalFlow
@@ -104,7 +104,7 @@ class Evolve:
         cloud, memory, info = self.stepper.step(
             self.flow, state.t, dt, state.cloud, state.memory, self.key.fold(state.k)
         )
-        moved = (cloud.x - state.cloud.x).square().sum(1).max().sqrt() / dt
+        moved = squares(cloud.x, state.cloud.x).max().sqrt() / dt
         info = info | {"step_size": dt, "max_speed": moved}
         return State(state.k + 1, state.t + dt, cloud, memory), info
 

@@ -18,6 +18,7 @@ from particles.names import (
     CONSTRAINTS,
     DIVERGENCES,
     DTYPES,
+    EXPORTS,
     FLOWS,
     KERNELS,
     MODES,
@@ -120,6 +121,8 @@ class Specification:
         checkpoint_every: The number of steps from checkpoint to checkpoint.
         metric_size: The most points that W2 is measured on while a run goes on.
         record: Whether the potentials are kept, so that new points can be transported later.
+        trajectory_particles: The most particles whose way is kept; by default all.
+        export: The kind of file that the end is written to: ``csv``, ``npy`` or ``parquet``.
     """
 
     target: str
@@ -192,6 +195,8 @@ class Specification:
     checkpoint_every: int = 100
     metric_size: int = 500
     record: bool = False
+    trajectory_particles: int | None = None
+    export: str = "csv"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -200,7 +205,7 @@ class Specification:
             "particles": 2, "carried": 0, "target_size": 2, "steps": 0, "log_every": 1, "snapshot_every": 1, "metric_every": 1,
             "checkpoint_every": 1, "metric_size": 2, "seed": 0, "threads": 1, "holdout": 0, "stop_energy": 0, "patience": 1,
             "penalty": 0, "persistency": 1, "minibatch": 2, "noise": 0, "epsilon_start": 0, "radius": 0,
-            "time_steps": 1, "stage_steps": 1, "hj": 0, "terminal": 0, "stages": 1, "max_inner": 1,
+            "trajectory_particles": 2, "time_steps": 1, "stage_steps": 1, "hj": 0, "terminal": 0, "stages": 1, "max_inner": 1,
         }  # fmt: skip
         for name, bound in least.items():
             value = getattr(self, name)
@@ -226,6 +231,7 @@ class Specification:
             ("constraint", CONSTRAINTS),
             ("mode", MODES),
             ("dtype", DTYPES),
+            ("export", EXPORTS),
         ]
         for name, names in choices:
             object.__setattr__(self, name, choose(name, getattr(self, name), names))

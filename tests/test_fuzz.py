@@ -16,6 +16,7 @@ from fuzzing import fuzz, spoilt
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from particles.data.export import write
 from particles.data.tables import Schema, Table, read_frame, read_table
 
 PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -315,7 +316,7 @@ def test_what_is_written_is_read_again(folder, data):
         said(error, "table")
         return
     path = folder / "again.csv"
-    schema.write(schema.encode(table), path)
+    write(schema, schema.encode(table), path)
     found = read_table(path, names[d] if labelled else None, header=True)  # a name may look like a number
     assert found.columns == table.columns
     assert found.values.tobytes() == (table.values + 0.0).tobytes() or np.array_equal(found.values, table.values)

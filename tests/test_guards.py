@@ -14,6 +14,7 @@ from test_laws import FLOW_SETTINGS, SMALL
 
 from particles import Cloud, Diverged, Euler, Key, Memory, simulate, w2
 from particles.build import build
+from particles.data.export import write
 from particles.divergences import W1
 from particles.flows.gradient import GradientFlow
 from particles.metrics import transport as solvers
@@ -58,7 +59,7 @@ def last_good(flow, step, **more):
     """The file of the particles after a step."""
     simulation, store = started(flow, **more)
     end = go(simulation, store, step) if step else simulation.process.init()
-    simulation.schema.write(end.cloud.active, Path("good.csv"))
+    write(simulation.schema, end.cloud.active, Path("good.csv"))
     return Path("good.csv").read_bytes()
 
 

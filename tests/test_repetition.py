@@ -39,6 +39,7 @@ RUNS = {
     "generative": ["--flow", "proximal", "--stages", "2", "--no-kinetic", "--terminal", "0.1", "--batch-size", "16"],
     "generative dual": ["--flow", "proximal", "--solver", "transport", "--time-steps", "3", "--alpha", "0.1"],
     "generative plan": ["--flow", "proximal", "--solver", "plan", "--power", "3", "--horizon", "2"],
+    "thinned": ["--trajectory-particles", "7", "--carried", "5"],
 }  # fmt: skip
 
 

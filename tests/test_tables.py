@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
 from particles.cloud import Cloud
+from particles.data.export import write
 from particles.data.tables import SCALES, Schema, Table, array_table, read_table
 from particles.keys import Key
 from particles.names import SOURCES, TOYS, find
@@ -361,7 +362,7 @@ def test_round_trip(tmp_path, scale, dtype, label, header):
         label = f"x{list(given.columns).index(label)}"
     found = read_table(tmp_path / "in.csv", label, header)
     schema = Schema.fit(found, scale, dtype)
-    schema.write(schema.encode(found), tmp_path / "out.csv")
+    write(schema, schema.encode(found), tmp_path / "out.csv")
     wanted, back = (
         pd.read_csv(tmp_path / name, header=0 if header else None, float_precision="round_trip")
         for name in ("in.csv", "out.csv")

@@ -28,6 +28,7 @@ from particles import (
     transport,
 )
 from particles.build import build
+from particles.data.export import write
 from particles.names import STEPPERS
 from particles.run.store import RunError
 
@@ -269,7 +270,7 @@ def test_a_source_file_ends_at_the_particles(data, flow):
 def test_new_points_end_where_carried_ones_did():
     run("simulate", "--target", "moons", "--target-size", 30, "--carried", 8, *TINY, "--record", "-o", "run")
     simulation = build(Specification.load(Path("run/spec.toml"))[0])
-    simulation.schema.write(simulation.process.source.riders, Path("new.csv"))
+    write(simulation.schema, simulation.process.source.riders, Path("new.csv"))
     found = run("transport", "run", "-i", "new.csv", "-o", "moved.csv", "--trajectory", "paths.npy")
     assert found.stdout == "moved.csv: 8 points at step 6\n"
     assert Path("moved.csv").read_bytes() == Path("run/carried.csv").read_bytes()

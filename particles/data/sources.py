@@ -7,20 +7,25 @@ import math
 import torch
 from torch import Tensor
 
-from particles.cloud import Cloud
+from particles.cloud import ROWS, Cloud
 from particles.keys import Key
 
 
 def gaussian(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cloud:
     """Independent normal coordinates with this mean and standard deviation."""
-    noise = torch.randn(count, target.dimension, generator=key.generator(), dtype=torch.float64)
-    return _like(target, mean + std * noise, _shares(target, count))
+    generator, x = key.generator(), _room(target, count)
+    for part in x.split(ROWS):
+        part.copy_(mean + std * torch.randn(part.shape, generator=generator, dtype=torch.float64))
+    return _like(target, x, _shares(target, count))
 
 
 def uniform(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cloud:
     """Uniform in a cube, its coordinates with this mean and standard deviation: of side std · √12."""
-    part = torch.rand(count, target.dimension, generator=key.generator(), dtype=torch.float64)
-    return _like(target, mean + std * math.sqrt(12) * (part - 0.5), _shares(target, count))
+    generator, x = key.generator(), _room(target, count)
+    for part in x.split(ROWS):
+        chance = torch.rand(part.shape, generator=generator, dtype=torch.float64)
+        part.copy_(mean + std * math.sqrt(12) * (chance - 0.5))
+    return _like(target, x, _shares(target, count))
 
 
 def bootstrap(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cloud:
@@ -35,8 +40,10 @@ def bootstrap(target: Cloud, count: int, mean: float, std: float, key: Key) -> C
             own = (target.label.cpu() == c).nonzero()[:, 0]
             here = label == c
             rows[here] = own[torch.randint(len(own), (int(here.sum()),), generator=generator)]
-    noise = torch.randn(count, target.dimension, generator=generator, dtype=torch.float64)
-    return _like(target, target.x.cpu().double()[rows] + mean + std * noise, label)
+    x, places = _room(target, count), target.x.cpu().double()
+    for part, chosen in zip(x.split(ROWS), rows.split(ROWS)):
+        part.copy_(places[chosen] + mean + std * torch.randn(part.shape, generator=generator, dtype=torch.float64))
+    return _like(target, x, label)
 
 
 def balanced(cloud: Cloud, target: Cloud) -> Cloud:
@@ -50,6 +57,11 @@ def balanced(cloud: Cloud, target: Cloud) -> Cloud:
     shares = torch.bincount(target.label).double() / len(target)
     counts = torch.bincount(cloud.label, minlength=len(shares))
     return Cloud(cloud.x, cloud.label, (shares / counts)[cloud.label].to(cloud.x.dtype))
+
+
+def _room(target: Cloud, count: int) -> Tensor:
+    """Memory for the points, in the type of the target's; it is filled part by part, from numbers in double precision."""
+    return torch.empty(count, target.dimension, dtype=target.x.dtype)
 
 
 def _like(target: Cloud, x: Tensor, label: Tensor | None) -> Cloud:

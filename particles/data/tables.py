@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from particles.cloud import Cloud
+from particles.cloud import ROWS, Cloud
 from particles.data.files import Rows, array_frame, read_rows, some
 from particles.data.kinds import plain_dtype
 
@@ -56,7 +56,7 @@ class Table:
         """A digest of columns, types, values and labels: two tables with the same one hold the same data."""
         layout = (self.columns, [dtype.str for dtype in self.dtypes], self.header, self.label_column, self.values.shape)
         digest = hashlib.blake2b(repr(layout).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(self.values).tobytes())
+        digest.update(np.ascontiguousarray(self.values).data)
         digest.update(repr(None if self.label is None else self.label.tolist()).encode())
         return digest.hexdigest()
 
@@ -249,8 +249,12 @@ class Schema:
             raise ValueError(
                 f"{table.name} has column {a!r} where {self.table.name} has {b!r}; give both the same columns"
             )
-        x = (table.values[:, self.varying] - self.shift) / self.unit
-        _check_range(table, np.abs(x).max(0), self.varying, self.dtype, math.sqrt(torch.finfo(self.dtype).max))
+        x, largest = torch.empty(len(table), len(self.shift), dtype=self.dtype), np.zeros(len(self.shift))
+        for begin in range(0, len(table), ROWS):
+            part = (table.values[begin : begin + ROWS, self.varying] - self.shift) / self.unit
+            largest = np.maximum(largest, np.abs(part).max(0))
+            x[begin : begin + ROWS] = torch.from_numpy(part)
+        _check_range(table, largest, self.varying, self.dtype, math.sqrt(torch.finfo(self.dtype).max))
         label = None
         if self.levels is not None:
             if table.label is None:
@@ -258,7 +262,7 @@ class Schema:
             if strange := sorted(set(table.label.tolist()) - set(self.levels.tolist()), key=str):
                 raise ValueError(f"{table.name} has the class {strange[0]!r}, which {self.table.name} has not")
             label = torch.as_tensor(np.searchsorted(self.levels, table.label), device=device)
-        return Cloud(torch.as_tensor(x, dtype=self.dtype, device=device), label)
+        return Cloud(x.to(device), label)
 
     def points(self, x: torch.Tensor) -> np.ndarray:
         """Points in the units of the target, varying columns alone; in the type of ``x`` where that is fine and wide enough.
@@ -266,24 +270,31 @@ class Schema:
         Raises:
             FloatingPointError: If a finite point is none in these units.
         """
-        values = self._in_data_units(x)
-        return values if self._needs_double.any() else values.astype(x.detach().cpu().numpy().dtype)
+        single = x.dtype == torch.float32 and not self._needs_double.any()
+        found = np.empty(x.shape, np.float32 if single else np.float64)
+        self.check(x, found)
+        return found
 
-    def _in_data_units(self, x: torch.Tensor) -> np.ndarray:
-        found = x.detach().cpu().double().numpy()
-        with np.errstate(over="ignore", invalid="ignore"):  # checked below
-            values = np.asarray(found * self.unit + self.shift)
-        single = ~self._needs_double & (x.dtype == torch.float32)
-        lost = np.isfinite(found) & ~(
-            np.abs(values) <= np.where(single, np.finfo(np.float32).max, np.finfo(np.float64).max)
+    def check(self, x: torch.Tensor, into: np.ndarray | None = None) -> None:
+        """Raises FloatingPointError if a finite point is none in the units of the target; points in these units are left in ``into``."""
+        largest = np.where(
+            ~self._needs_double & (x.dtype == torch.float32), np.finfo(np.float32).max, np.finfo(np.float64).max
         )
-        if lost.any():
-            column = self.columns[int(lost.any(0).argmax())]
+        points, columns = 0, np.zeros(len(self.shift), dtype=bool)
+        for begin in range(0, len(x), ROWS):
+            part = x[begin : begin + ROWS].detach().cpu().double().numpy()
+            with np.errstate(over="ignore", invalid="ignore"):  # checked below
+                values = part * self.unit + self.shift
+            lost = np.isfinite(part) & ~(np.abs(values) <= largest)
+            points, columns = points + int(lost.any(1).sum()), columns | lost.any(0)
+            if into is not None:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    into[begin : begin + ROWS] = values
+        if points:
             raise FloatingPointError(
-                f"column {column!r}: {int(lost.any(1).sum())} of {len(values)} points are too large to be written in its unit; a smaller "
-                f"step_size or lipschitz may keep them near, or divide the column by a power of ten"
+                f"column {self.columns[int(columns.argmax())]!r}: {points} of {len(x)} points are too large to be written in its unit; "
+                f"a smaller step_size or lipschitz may keep them near, or divide the column by a power of ten"
             )
-        return values
 
     @property
     def _needs_double(self) -> np.ndarray:
@@ -296,7 +307,9 @@ class Schema:
         """A cloud as rows of the target: its columns in its order, its types and its units."""
         values = np.empty((len(cloud), len(self.varying)), dtype=np.float64)
         values[:, ~self.varying] = self.table.values[0, ~self.varying]
-        values[:, self.varying] = self._in_data_units(cloud.x)
+        points = np.empty(cloud.x.shape)
+        self.check(cloud.x, points)
+        values[:, self.varying] = points
         single = np.zeros(len(self.varying), dtype=bool)
         single[self.varying] = ~self._needs_double & (self.dtype == torch.float32)
         rows = zip(self.table.columns, values.T, self.table.dtypes, single)
@@ -305,10 +318,6 @@ class Schema:
             name, place = self.table.label_column
             frame.insert(place, name, self.levels[cloud.label.cpu().numpy()])
         return frame
-
-    def write(self, cloud: Cloud, path: Path) -> None:
-        """A cloud as a CSV file of the target's kind."""
-        self.decode(cloud).to_csv(path, index=False, header=self.table.header)
 
 
 def _check_range(table: Table, largest: np.ndarray, varying: np.ndarray, dtype: torch.dtype, most: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from particles.cloud import Cloud
+from particles.cloud import Cloud, squares
 from particles.flows.base import Flow
 from particles.keys import Key
 from particles.potentials.base import Info, Potential
@@ -53,7 +53,7 @@ class GradientFlow(Flow):
         particles, riders = cloud.active, cloud.riders
         # The riders are evaluated by themselves, so that not even rounding tells the particles of them.
         gradient = self.potential.grad(self._shaken(t, particles, key.fold("noise")))
-        speed = gradient.square().sum(1)
+        speed = squares(gradient)
         info: Info = {"kinetic_energy": particles.mean(speed) / 2, "max_gradient": speed.max().sqrt()}
         velocity = -gradient
         if riders is not None:

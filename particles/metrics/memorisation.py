@@ -9,13 +9,13 @@ from torch import Tensor
 from particles.cloud import Cloud
 from particles.keys import Key
 
+TREE = 12
+"""The most dimensions in which a tree finds neighbours sooner than looking at all points."""
+
 
 def nearest_distance(a: Cloud, b: Cloud) -> float:
     """The median distance from a point of ``a`` to its nearest point in ``b``; a length, in the units of the points."""
-    from scipy.spatial import cKDTree
-
-    distance, _ = cKDTree(b.x.detach().cpu().numpy()).query(a.x.detach().cpu().numpy())
-    return float(torch.as_tensor(distance).quantile(0.5))
+    return _median(_neighbours(a, b, 1)[:, 0])
 
 
 def nearest_ratio(particles: Cloud, training: Cloud, holdout: Cloud | None = None) -> float:
@@ -87,12 +87,32 @@ def spacing(cloud: Cloud, among: Cloud | None = None) -> float:
         cloud: The points.
         among: All points, if ``cloud`` is only a part of them.
     """
-    from scipy.spatial import cKDTree
+    return _median(_neighbours(cloud, cloud if among is None else among, 2)[:, 1])
 
-    x = cloud.x.detach().cpu().numpy()
-    everywhere = x if among is None else among.x.detach().cpu().numpy()
-    distance, _ = cKDTree(everywhere).query(x, k=2)
-    return float(torch.as_tensor(distance[:, 1]).quantile(0.5))
+
+def _neighbours(a: Cloud, b: Cloud, count: int, pairs: int = 1 << 22) -> Tensor:
+    """The distances of each point of ``a`` to the nearest points of ``b``, ascending, with shape (n, count), in double precision.
+
+    Trees find them in few dimensions; in many they look at all points, one by one, and matrix products at all of them at once. These
+    choose candidates, whose distances are then taken as they are: copies are at a distance of 0.
+    """
+    if b.dimension <= TREE or len(b) <= count + 2:
+        from scipy.spatial import cKDTree
+
+        found, _ = cKDTree(b.x.detach().cpu().numpy()).query(a.x.detach().cpu().numpy(), k=count)
+        return torch.as_tensor(found).reshape(len(a), count)
+    y = b.x.detach().cpu().double()
+    centre = y.mean(0)
+    half, flat = (y - centre).square().sum(1) / 2, (y - centre).mT
+    nearest = []
+    for x in a.x.detach().cpu().double().split(max(1, pairs // len(y))):
+        near = torch.addmm(half, x - centre, flat, alpha=-1).topk(count + 2, largest=False).indices
+        nearest.append((x[:, None] - y[near]).square().sum(-1).sqrt().sort(1).values[:, :count])
+    return torch.cat(nearest)
+
+
+def _median(distances: Tensor) -> float:
+    return float(distances.quantile(0.5))
 
 
 def _nearest(a: Cloud, b: Cloud, rows: int = 1024) -> Tensor:

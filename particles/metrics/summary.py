@@ -10,8 +10,11 @@ from particles.metrics.energy import energy_distance
 from particles.metrics.memorisation import nearest_ratio
 from particles.metrics.transport import w2
 
+SIZE = 2000
+"""The most points of a cloud that distances are measured on."""
 
-def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, size: int = 2000) -> dict[str, float]:
+
+def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, size: int = SIZE) -> dict[str, float]:
     """Distances to the target, and to a held-out part of it where there is one.
 
     ``w2_floor`` is what the target itself has to its held-out part: what no honest method beats by much. A distance to

@@ -261,7 +261,7 @@ def _name(run: Run, index: int, several: bool) -> str:
 
 
 def _title(run: Run, count: int, moments: list[int], several: bool) -> str:
-    of = f"{count} of {run.own} particles" if count < run.own else f"{count} particle{'s' * (count != 1)}"
+    of = f"{count} of {run.total} particles" if count < run.total else f"{count} particle{'s' * (count != 1)}"
     if several or len(run.times) == 1:
         return of
     return f"{of}, step {int(run.steps[moments[0]])}, time {run.times[moments[0]]:.4g}"

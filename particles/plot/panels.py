@@ -176,9 +176,9 @@ def _draw_dots(run: Run, chosen: np.ndarray, project: Projection, colors: dict[s
         if len(behind):
             dots(ax, behind, faint, None if colors else f"target ({len(run.target)})", alpha=0.3, among=among)
         points = project(run.snapshot(i, rows), float(run.times[i]))
-        dots(ax, points, shade, None if colors else f"particles ({run.own})", alpha=0.9, among=among)
+        dots(ax, points, shade, None if colors else f"particles ({run.total})", alpha=0.9, among=among)
     if colors:
-        for text in [f"target ({len(run.target)}), faint"] * bool(len(behind)) + [f"particles ({run.own})"]:
+        for text in [f"target ({len(run.target)}), faint"] * bool(len(behind)) + [f"particles ({run.total})"]:
             dots(axes[0], behind[:0], PATH, text, among=among)
         for name, value in colors.items():
             dots(axes[0], behind[:0], value, name, among=among)
@@ -198,7 +198,7 @@ def _draw_histograms(run: Run, chosen: np.ndarray, axes: list[Axes]) -> None:
     for ax, values in zip(axes, shown):
         if len(target):
             ax.stairs(behind, bins, fill=True, color=TARGET, alpha=0.35, label=f"target ({len(target)})")
-        ax.stairs(values, bins, color=PARTICLES, linewidth=1.2, baseline=None, label=f"particles ({run.own})")
+        ax.stairs(values, bins, color=PARTICLES, linewidth=1.2, baseline=None, label=f"particles ({run.total})")
         ax.set_xlim(limits)
         ax.set_ylim(0, 1.05 * most)
         ax.set_xlabel(run.columns[0] + (f"\n({share:.1%} or less beyond)" if share else ""), parse_math=False)

@@ -164,7 +164,7 @@ def _draw_ends(run: Run, rows: np.ndarray, project: Projection, ax: Axes, colors
     texts = f"target ({len(run.target)})", f"end (step {int(run.steps[-1])})"
     if len(run.target):
         dots(ax, behind, faint, None if colors else texts[0], alpha=0.3, among=among, zorder=0)
-    count = f"{run.own}" if len(rows) == run.own else f"{len(rows)} of {run.own}"
+    count = f"{run.total}" if len(rows) == run.total else f"{len(rows)} of {run.total}"
     dots(ax, start, SOURCE, f"start ({count})", alpha=0.8, among=among, zorder=3)
     dots(ax, end, shade, None if colors else texts[1], alpha=0.9, among=among, zorder=4)
     if colors:

@@ -172,7 +172,7 @@ class Scene:
             if colors:
                 dots(ax, behind[:0], PATH, f"target ({len(run.target)}), faint", among=len(shown))
         start = project(run.snapshot(0, self.rows), float(run.times[0]))
-        dots(ax, start, SOURCE, f"source ({run.own})", alpha=0.5, zorder=1)
+        dots(ax, start, SOURCE, f"source ({run.total})", alpha=0.5, zorder=1)
         shade: Any = PARTICLES
         if colors and run.label is not None:
             shade = np.array([colors[name] for name in run.label[self.rows]])
@@ -185,7 +185,7 @@ class Scene:
             self.tails = kind(np.zeros((1, 2, project.axes)), linewidths=0.8, zorder=2)
             ax.add_collection(self.tails, autolim=False)
             self.moving.append(self.tails)
-        name = f"particles ({run.own})"
+        name = f"particles ({run.total})"
         self.particles = dots(ax, start, shade, "" if colors else name, alpha=0.9, zorder=3)
         self.moving.append(self.particles)
         for label, value in colors.items():
@@ -248,12 +248,12 @@ class Scene:
         self.edges = np.linspace(low - pad, high + pad, int(np.clip(2 * len(ends[2]) ** 0.5, 20, 80)) + 1)
         heights = [self._density(values) for values in ends]
         ax.stairs(heights[2], self.edges, color=TARGET, fill=True, alpha=0.3, label=f"target ({len(ends[2])})")
-        ax.stairs(heights[0], self.edges, color=SOURCE, linewidth=1.2, label=f"source ({run.own})")
+        ax.stairs(heights[0], self.edges, color=SOURCE, linewidth=1.2, label=f"source ({run.total})")
         if colors and run.label is not None:
             self.classes = {name: run.label[self.rows] == name for name in colors}
             shades = colors
         else:
-            name = f"particles ({run.own})"
+            name = f"particles ({run.total})"
             self.classes, shades = {name: np.ones(len(self.rows), bool)}, {name: PARTICLES}
         self.steps = [
             ax.stairs(

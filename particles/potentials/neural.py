@@ -51,13 +51,14 @@ class NetworkPotential(Potential):
         return torch.cat([self._push(part.x, part.label)[0] for part in self._chunks(cloud)])
 
     def grad(self, cloud: Cloud) -> Tensor:
-        gradients = []
+        found, begin = torch.empty_like(cloud.x), 0  # filled part by part: there may be no room for two of it
         for part in self._chunks(cloud):
             values, pull = self._push(part.x, part.label)
             _, gradient = pull(torch.ones_like(values), False, True)
             assert gradient is not None
-            gradients.append(gradient)
-        return torch.cat(gradients)
+            found[begin : begin + len(part)] = gradient
+            begin += len(part)
+        return found
 
     def record(self) -> dict[str, Any]:
         return {"network": dict(self.network.state_dict())}

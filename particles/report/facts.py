@@ -62,12 +62,12 @@ def state(run: Run) -> str:
     """Whether the run has ended, and how, as a sentence; empty if it has come to its end."""
     if run.path is None:
         return ""
-    if (run.path / "diverged.csv").exists():
+    if any(run.path.glob("diverged.*")):
         return f"The run diverged; its last snapshot is that of step {int(run.steps[-1])}."
     reached = f"step {int(run.steps[-1]):,}" + ("" if captions.trains(run) else f" of {int(run.spec['steps']):,}")
     if busy(run.path):
         return f"The run still goes on: this is what there was at {reached}."
-    if not (run.path / "particles.csv").exists():
+    if not any(run.path.glob("particles.*")):
         return f"The run was cut off before its end: this is what there was at {reached}."
     return ""
 
@@ -88,7 +88,7 @@ def fall(run: Run, column: str = "w2") -> str:
 def ends(run: Run) -> str:
     """Where particles are at the end: the words that texts in place of pictures begin with."""
     way = f", W2 to the target {fall(run)} (flow units)" if fall(run) else ""
-    return f"{count(run.own, 'particle')} at step {int(run.steps[-1]):,}{way}"
+    return f"{count(run.total, 'particle')} at step {int(run.steps[-1]):,}{way}"
 
 
 def sentence(run: Run) -> str:
@@ -99,7 +99,7 @@ def sentence(run: Run) -> str:
         "" if run.label is None else f" of {count(len(set(run.label.tolist())), 'class').replace('classs', 'classes')}"
     )
     found = (
-        f"{count(run.own, 'particle')}{classes} moved from {captions.short(spec['source'])} towards "
+        f"{count(run.total, 'particle')}{classes} moved from {captions.short(spec['source'])} towards "
         f"{captions.short(spec['target'])}, {count(len(run.target), 'row')}{held} in "
         f"{count(len(run.columns), 'column')}, in {captions.steps(run)} ({captions.method(spec)})."
     )
@@ -115,7 +115,7 @@ def settings(run: Run) -> list[tuple[str, str]]:
         "source": spec["source"],
         "target": spec["target"],
         "target rows": rows,
-        "particles": f"{run.own:,}" + (f", and {run.carried:,} carried" if run.carried else ""),
+        "particles": f"{run.total:,}" + (f", and {run.spec['carried']:,} carried" if run.carried else ""),
         "columns": f"{len(run.columns):,}: {_some(run.columns)}",
         "classes": _some(sorted(set(run.label.tolist()))) if run.label is not None else None,
         "scale": spec["scale"],

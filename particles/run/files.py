@@ -132,7 +132,7 @@ class GrowingArray:
         """Adds a row at the end."""
         with open(self.path, "rb+") as file:
             file.seek(self.HEADER + self.rows * self.size)
-            file.write(np.ascontiguousarray(row, dtype=self.dtype).tobytes())
+            file.write(np.ascontiguousarray(row, dtype=self.dtype).data)
             file.flush()
             self.rows += 1
             file.seek(0)

@@ -12,7 +12,7 @@ from types import FrameType
 
 import torch
 
-from particles.cloud import Cloud
+from particles.cloud import ROWS, Cloud
 from particles.potentials.base import Info
 from particles.processes import Process, State
 from particles.run.allocator import keep_freed_memory
@@ -97,7 +97,8 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
         store.save(state, process)
     if state.k > stop:
         raise RunError(f"the run is at step {state.k} already; steps must be at least that, not {stop}")
-    begun, good, pending = state, state, []
+    good, pending = state, []
+    begun: State | None = state
     shown: State | None = None
     regular = [row for row in store.rows if store.logs(int(row["step"]))]  # without one of where it once ended
 
@@ -126,10 +127,10 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
             if tape is not None:
                 store.keep(k, tape)
             if logged:
-                if shown is None:
+                if begun is not None:
                     _warn_if_still(begun, state, row)
-                shown = path[-1]
-                store.log(path, row | _look(observers, shown))
+                begun, shown = None, None if path[-1] is state else path[-1]
+                store.log(path, row | _look(observers, path[-1]))
                 if store.logs(state.k):
                     regular.append(store.rows[-1])
             if last or store.saves(state.k):
@@ -154,7 +155,7 @@ def sentence(k: int, error: BaseException) -> str:
 
 def check_points(cloud: Cloud) -> None:
     """Raises FloatingPointError unless all points of a cloud are finite, carried ones too."""
-    bad = int((~torch.isfinite(cloud.x).all(1)).sum())
+    bad = sum(int((~torch.isfinite(part).all(1)).sum()) for part in cloud.x.split(ROWS))
     if bad:
         raise FloatingPointError(f"{bad} of {len(cloud)} points are not finite; {CURES}")
 

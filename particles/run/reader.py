@@ -15,8 +15,8 @@ import pandas as pd
 from particles.data.damage import UNREADABLE, first_line
 from particles.run.files import read_growing, whole_lines
 
-DATA = ("target", "holdout", "label", "target_label", "holdout_label")
-"""What ``data.npz`` holds; labels only where there are classes."""
+DATA = ("target", "holdout", "label", "target_label", "holdout_label", "rows")
+"""What ``data.npz`` holds; labels only where there are classes, rows only where the trajectory has not all particles."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,18 @@ class Run:
         series: A row per logged step.
         steps: The step of each snapshot, with shape (T,).
         times: The time of each snapshot, with shape (T,).
-        trajectory: The particles at each snapshot, carried ones last, with shape (T, M, d); read from disk as needed.
+        trajectory: The particles at each snapshot, carried ones last, with shape (T, M, d), or some of them; read from disk as needed.
         target: The target, with shape (N, d).
         holdout: The held-out part of it, with shape (H, d), H = 0 if there is none.
         columns: The names of the coordinates.
         units: The length of a flow unit in each coordinate's own unit, with shape (d,).
-        carried: How many of the last particles were only carried along.
+        carried: How many of the last particles of the trajectory were only carried along.
         label: The class of each particle, as text with shape (M,), or ``None``.
         target_label: The class of each target row, with shape (N,), or ``None``.
         holdout_label: The class of each held-out row, with shape (H,), or ``None``.
         constant: The value of each constant column of the target's table, which took no part, by its place among all columns; ``None``
             if the run does not say, as those of older versions.
+        rows: The row of each particle of the trajectory among all that the run has, ascending, with shape (M,); ``None`` if it has all.
     """
 
     path: Path | None
@@ -57,6 +58,7 @@ class Run:
     target_label: np.ndarray | None = None
     holdout_label: np.ndarray | None = None
     constant: dict[int, float] | None = None
+    rows: np.ndarray | None = None
 
     @staticmethod
     def open(path: Path | str) -> Run:
@@ -147,8 +149,13 @@ class Run:
 
     @property
     def own(self) -> int:
-        """The number of particles that are not carried."""
+        """The number of particles of the trajectory that are not carried."""
         return int(self.trajectory.shape[1]) - self.carried
+
+    @property
+    def total(self) -> int:
+        """The number of particles that are not carried, of all that the run has."""
+        return self.own if self.rows is None else int(self.spec["particles"])
 
     def snapshot(self, index: int, rows: np.ndarray | slice | None = None) -> np.ndarray:
         """A snapshot of the particles, without the carried ones, or of some of them, with shape (m, d), in memory."""
@@ -191,6 +198,11 @@ def _read(path: Path) -> Run:
         raise ValueError("there is no snapshot yet")
     with np.load(path / "data.npz", allow_pickle=False) as data:
         known = {name: data[name] for name in DATA if name in data.files}
+    carried = int(spec["carried"])
+    if (rows := known.get("rows")) is not None:
+        carried = int((rows >= int(spec["particles"])).sum())
+        if "label" in known:
+            known["label"] = known["label"][rows]
     found = Run(
         path=path,
         spec=spec,
@@ -200,7 +212,7 @@ def _read(path: Path) -> Run:
         trajectory=trajectory[: len(index)],
         columns=spec["data"]["columns"],
         units=np.array(spec["data"]["units"], dtype=float),
-        carried=int(spec["carried"]),
+        carried=carried,
         constant=_constant(spec["data"]),
         **known,
     )
@@ -217,7 +229,8 @@ def _check(run: Run) -> None:
         "trajectory.npy": run.trajectory.ndim == 3 and run.trajectory.shape[2] == dimension,
         "trajectory.csv": all(part.dtype.kind in "if" for part in (run.steps, run.times)),
         "data.npz": all(part.ndim == 2 and part.shape[1] == dimension for part in (run.target, run.holdout))
-        and all(label is None or label.shape == (rows,) for label, rows in labels),
+        and all(label is None or label.shape == (rows,) for label, rows in labels)
+        and (run.rows is None or run.rows.shape == (count,)),
         "series.csv": {"step", "time"} <= set(run.series.columns) and numbers,
         "spec.toml": run.units.shape == (dimension,) and 0 <= run.carried < count,
     }

@@ -5,11 +5,11 @@ A run folder holds
 * ``spec.toml``: everything needed to repeat the run;
 * ``data.npz``: ``target`` and ``holdout``, in the units of the target, and the classes of both and of the particles;
 * ``series.csv``: a row per logged step;
-* ``trajectory.npy``: the particles at some of them, with shape (T, M, d), in the units of the target, and
-  ``trajectory.csv``: which steps those are;
+* ``trajectory.npy``: the particles at some of them, with shape (T, M, d), in the units of the target (or some of the particles:
+  then ``data.npz`` has their ``rows``), and ``trajectory.csv``: which steps those are;
 * ``checkpoint.pt``: the last saved state, replaced at one stroke;
 * ``potentials/``: of a recorded run, a file per step with what new points need to follow it;
-* ``particles.csv`` (and ``carried.csv``): the end, in the units and columns of the target;
+* ``particles.csv`` (and ``carried.csv``): the end, in the units and columns of the target, or the same as ``.npy`` or ``.parquet``;
 * ``diverged.csv``: the last good particles, if a step gave a number that is not finite.
 """
 
@@ -24,12 +24,15 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from particles.cloud import Cloud
 from particles.data.damage import UNREADABLE, first_line
+from particles.data.export import write
 from particles.data.tables import Schema
 from particles.flows.recording import Tape
+from particles.names import EXPORTS
 from particles.processes import Process, State
 from particles.run.files import (
     GrowingArray,
@@ -69,8 +72,17 @@ def writing(method: Callable[..., None]) -> Callable[..., None]:
 
 
 FILES = (
-    *("spec.toml", "data.npz", "series.csv", "trajectory.npy", "trajectory.csv", "checkpoint.pt", "particles.csv"),
-    *("carried.csv", "diverged.csv", "summary.json", "figure.png"),
+    *(
+        "spec.toml",
+        "data.npz",
+        "series.csv",
+        "trajectory.npy",
+        "trajectory.csv",
+        "checkpoint.pt",
+        "summary.json",
+        "figure.png",
+    ),
+    *(f"{name}.{kind}" for kind in EXPORTS for name in ("particles", "carried", "diverged")),
 )
 
 
@@ -183,6 +195,8 @@ class Folder(Store):
         snapshot_every: The number of steps from snapshot to snapshot, a multiple of ``log_every``.
         checkpoint_every: The number of steps from checkpoint to checkpoint.
         progress: Called with the step and the row after every logged step.
+        rows: The rows of the particles whose way is kept, ascending, with shape (K,); ``None`` for all.
+        export: The kind of file that the end is written to: ``csv``, ``npy`` or ``parquet``.
 
     Raises:
         ValueError: If ``snapshot_every`` is not a multiple of ``log_every``.
@@ -197,6 +211,8 @@ class Folder(Store):
         snapshot_every: int = 10,
         checkpoint_every: int = 50,
         progress: Callable[[int, Row], None] | None = None,
+        rows: torch.Tensor | None = None,
+        export: str = "csv",
     ):
         if snapshot_every % log_every:
             raise ValueError(f"snapshot_every must be a multiple of log_every ({log_every}), not {snapshot_every}")
@@ -206,6 +222,8 @@ class Folder(Store):
         self.snapshot_every = snapshot_every
         self.checkpoint_every = checkpoint_every
         self.progress = progress
+        self.shown = rows
+        self.export = export
         self.rows = []
         self.recording = Recording(path)
         self.taken: list[int] | None = None  # the steps of the snapshots, once they have been read
@@ -228,14 +246,14 @@ class Folder(Store):
         Raises:
             RunError: If it cannot be read.
         """
-        return None if (saved := self._load()) is None else int(saved["k"])
+        return None if (saved := self._load(mapped=True)) is None else int(saved["k"])
 
-    def _load(self) -> dict[str, Any] | None:
+    def _load(self, mapped: bool = False) -> dict[str, Any] | None:
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None
         try:
-            saved = torch.load(path, weights_only=True, map_location="cpu")
+            saved = torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
             if not {"k", "t", "x", "memory", "process"} <= saved.keys():
                 raise ValueError("it is not a checkpoint")
         except UNREADABLE as error:
@@ -281,14 +299,14 @@ class Folder(Store):
         """Drops the rows and the snapshots of all other steps."""
         self.rows = [row for row in read_series(self.path / "series.csv") if rows(int(row["step"]))]
         _write(self.path / "series.csv", self.rows)
-        there = len(read_growing(self.path / "trajectory.npy"))
-        taken = [row for row in read_series(self.path / "trajectory.csv")[:there] if snapshots(int(row["step"]))]
+        there = read_growing(path := self.path / "trajectory.npy")
+        taken = [row for row in read_series(self.path / "trajectory.csv")[: len(there)] if snapshots(int(row["step"]))]
         _write(self.path / "trajectory.csv", taken)
         self.taken = [int(row["step"]) for row in taken]
-        self._trajectory().truncate(len(taken))
+        GrowingArray(path, there.shape[1:], there.dtype).truncate(len(taken))
 
     def check(self, state: State) -> None:
-        self.schema.points(state.cloud.x)
+        self.schema.check(state.cloud.x)
 
     @writing
     def log(self, path: list[State], row: Row) -> None:
@@ -317,16 +335,17 @@ class Folder(Store):
             self.taken = [int(row["step"]) for row in read_series(index)]
         if self.taken and self.taken[-1] == state.k:
             return
-        trajectory = self._trajectory(state.cloud)
+        points = self._points(state)
+        trajectory = GrowingArray(self.path / "trajectory.npy", points.shape, points.dtype)
         trajectory.truncate(len(self.taken))  # a kill may have left a snapshot that is not in the index
-        trajectory.append(self.schema.points(state.cloud.x))
+        trajectory.append(points)
         row = {"snapshot": trajectory.rows - 1, "step": state.k, "time": state.t}
         _append(index, row, row) if self.taken else _write(index, [row])
         self.taken.append(state.k)
 
     def _way(self, path: list[State]) -> None:
         """Replaces the trajectory by a path of its own, whose steps are those of the flow."""
-        points = [self.schema.points(state.cloud.x) for state in path]
+        points = [self._points(state) for state in path]
         with replacing(self.path / "trajectory.npy") as draft:
             trajectory = GrowingArray(draft, points[0].shape, points[0].dtype)
             for rows in points:
@@ -337,12 +356,10 @@ class Folder(Store):
         )
         self.taken = list(range(len(path)))
 
-    def _trajectory(self, cloud: Cloud | None = None) -> GrowingArray:
-        path = self.path / "trajectory.npy"
-        if cloud is None:
-            found = read_growing(path)
-            return GrowingArray(path, found.shape[1:], found.dtype)
-        return GrowingArray(path, tuple(cloud.x.shape), self.schema.points(cloud.x[:1]).dtype)
+    def _points(self, state: State) -> np.ndarray:
+        """The particles whose way is kept, in the units of the target."""
+        x = state.cloud.x
+        return self.schema.points(x if self.shown is None else x[self.shown.to(x.device)])
 
     @writing
     def save(self, state: State, process: Process) -> None:
@@ -359,7 +376,7 @@ class Folder(Store):
                 settle(self.path / name)
         with replacing(self.path / "checkpoint.pt") as draft, open(draft, "wb") as file:
             torch.save(saved, file)  # given a name, it would write that into the file
-        (self.path / "diverged.csv").unlink(missing_ok=True)  # of an earlier try, which has been undone
+        (self.path / f"diverged.{self.export}").unlink(missing_ok=True)  # of an earlier try, which has been undone
         self.saved = state.k
 
     @writing
@@ -368,7 +385,7 @@ class Folder(Store):
 
     @writing
     def diverged(self, state: State) -> None:
-        self._export(state.cloud.active, "diverged.csv")
+        self._write(state.cloud.active, "diverged")
 
     @writing
     def finish(self, path: list[State], process: Process) -> None:
@@ -379,13 +396,13 @@ class Folder(Store):
             self._snapshot(state)
         if self.saved != state.k:
             self.save(state, process)
-        self._export(state.cloud.active, "particles.csv")
+        self._write(state.cloud.active, "particles")
         if state.cloud.riders is not None:
-            self._export(state.cloud.riders, "carried.csv")
+            self._write(state.cloud.riders, "carried")
 
-    def _export(self, cloud: Cloud, name: str) -> None:
-        with replacing(self.path / name) as draft:
-            self.schema.write(cloud, draft)
+    def _write(self, cloud: Cloud, name: str) -> None:
+        with replacing(self.path / f"{name}.{self.export}") as draft:
+            write(self.schema, cloud, draft, self.export)
 
 
 def _columns(rows: list[Row]) -> Row:

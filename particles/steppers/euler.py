@@ -18,4 +18,4 @@ class Euler(Stepper):
         self, flow: Flow, t: float, dt: float, cloud: Cloud, memory: Memory, key: Key
     ) -> tuple[Cloud, Memory, Info]:
         velocity, info = flow.velocity(t, cloud, key)
-        return cloud.at(cloud.x + dt * velocity), memory, info
+        return cloud.at((dt * velocity).add_(cloud.x)), memory, info
