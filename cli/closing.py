@@ -12,7 +12,15 @@ from particles.metrics.titles import QUALITY
 
 
 def close(
-    folder: Path, simulation: Any, state: Any, row: dict[str, float], *, figure: bool, quiet: bool, as_json: bool
+    folder: Path,
+    simulation: Any,
+    state: Any,
+    row: dict[str, float],
+    apart: dict[str, float] | None = None,
+    *,
+    figure: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     from particles.keys import Key
     from particles.metrics.summary import SIZE, summarise
@@ -34,6 +42,8 @@ def close(
     }
     if simulation.advice:
         found["advice"] = simulation.advice
+    if apart is not None:
+        found["precision"] = apart
     if simulation.spec.flow == "proximal":
         found["flow"] = _flow(simulation, key)
     unit = simulation.schema.unit
@@ -120,6 +130,8 @@ def _table(found: dict[str, Any]) -> str:
         lines += [f"note: {spelt(found['advice'])}"]
     if "flow" in found:
         lines += _flow_lines(found["flow"])
+    if "precision" in found:
+        lines += [_rounding(found["precision"])]
     lines += [f"{'':<52}{'flow units':>12}" + ("" if data is None else f"{'data units':>12}")]
     lines += [
         f"{title:<52}{flow[name]:>12.4g}" + ("" if data is None else f"{data[name]:>12.4g}")
@@ -127,6 +139,12 @@ def _table(found: dict[str, Any]) -> str:
         if name in flow
     ]
     return "\n".join(lines)
+
+
+def _rounding(apart: dict[str, float]) -> str:
+    text = f"float32 against float64: velocities differ by at most {apart['largest']:.2g} flow units / time"
+    parts = {"velocity": "by {:.2g} of their size (rms)", "divergence": "the divergence by {:.2g} of its size"}
+    return ", ".join([text, *(words.format(apart[name]) for name, words in parts.items() if name in apart)])
 
 
 class Progress:

@@ -16,7 +16,16 @@ from particles.cli.watching import WATCHES, Terminal, drawing
 
 from particles.specification import Specification
 
-ALWAYS = {"resume", "steps", "quiet", "as_json", "figure", "watch", "watch_every"}  # what may be given beside --resume
+ALWAYS = {
+    "resume",
+    "steps",
+    "quiet",
+    "as_json",
+    "figure",
+    "watch",
+    "watch_every",
+    "check_precision",
+}  # what may be given beside --resume
 
 
 @click.command("simulate")
@@ -41,6 +50,11 @@ ALWAYS = {"resume", "steps", "quiet", "as_json", "figure", "watch", "watch_every
 @click.option(
     "--watch-every", type=click.IntRange(1), metavar="STEPS", help="... every so many steps.  [default: every snapshot]"
 )
+@click.option(
+    "--check-precision",
+    is_flag=True,
+    help="At the end, compute one more velocity in float32 and in float64, and say how far they are apart.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no closing table.")
 @click.option(
     "--json",
@@ -58,6 +72,7 @@ def command(
     figure: bool,
     watch: str | None,
     watch_every: int | None,
+    check_precision: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -96,6 +111,7 @@ def command(
             figure=figure,
             watch=watch,
             watch_every=watch_every or 0,
+            precision=check_precision,
             quiet=quiet,
             as_json=as_json,
             overwrite=overwrite and resume is None,
@@ -151,12 +167,14 @@ def _run(
     figure: bool,
     watch: str | None,
     watch_every: int,
+    precision: bool,
     quiet: bool,
     as_json: bool,
     overwrite: bool,
     advise: bool,
 ) -> None:
     from particles.build import build
+    from particles.precision import check_comparable, rounding
     from particles.run.lock import locked
     from particles.run.loop import Diverged, Interrupted, simulate
     from particles.run.store import RunError, Unwritable, clear
@@ -164,6 +182,8 @@ def _run(
     set_threads(spec)
     with ExitStack() as stack:
         try:
+            if precision:
+                check_comparable(spec)
             simulation = build(spec)
             stack.enter_context(locked(folder))
             if overwrite:
@@ -184,7 +204,8 @@ def _run(
                 state = simulate(
                     simulation.process, simulation.spec.steps, store, simulation.observers, simulation.at_rest
                 )
-            close(folder, simulation, state, store.rows[-1], figure=figure, quiet=quiet, as_json=as_json)
+            apart = rounding(simulation, state) if precision else None
+            close(folder, simulation, state, store.rows[-1], apart, figure=figure, quiet=quiet, as_json=as_json)
         except RunError as error:
             raise usage(error) from None
         except Diverged as error:

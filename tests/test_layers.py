@@ -23,7 +23,7 @@ ORDER = [
     {"blockwise", "containers"},
     {"selection", "strategies"},
     {"build", "quality", "augmentation"},
-    {"restored"},
+    {"restored", "precision"},
     {"augmenter", "plot"},
     {"report"},
     {"cli", "examples"},
