@@ -18,6 +18,7 @@ from typing import Any
 from particles.data.machine import free_memory
 from particles.names import TOYS
 from particles.specification import Specification
+from particles.steppers.planes import ROWS
 
 logger = logging.getLogger("particles")
 
@@ -186,7 +187,9 @@ def _field(spec: Specification, size: Size) -> list[Part]:
     cloud = size.all * size.dimension * number
     kept = Part("the stepper's clouds", (2 if lean(spec) else STAGES.get(spec.stepper, 4)) * cloud, ("particles",))
     if spec.stepper == "proximal" and spec.mode == "semi-implicit":
-        planes = 3 * spec.max_inner * cloud + 2 * size.all * spec.max_inner**2 * number
+        planes = 3 * spec.max_inner * cloud + 48 * min(size.all, ROWS) * spec.max_inner * (
+            spec.max_inner + size.dimension / 3
+        )
         kept = Part("the planes of the stepper proximal", planes, ("max_inner", "particles"))
     if spec.flow == "lipschitz" or (spec.flow == "w2" and spec.solver == "neural"):
         at_once = min(spec.chunk_size, size.all)

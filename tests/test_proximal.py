@@ -26,7 +26,7 @@ from particles import (
 from particles.flows.recording import Recorder, Replay
 from particles.names import STEPPERS, make
 from particles.run.loop import Diverged
-from particles.steppers.proximal import MODES, _balanced, _length, _longest
+from particles.steppers.proximal import MODES, _length, _longest
 
 BOWL = Analytic(lambda t, x: -x, lambda x: x.square().sum(1) / 2)
 KEY = Key.of(0)
@@ -223,31 +223,6 @@ def test_length_is_the_inverse_of_the_curvature(carried):
     assert length(-2.0, -2.0) == 1
     assert length(0.0, 0.0) == 1  # neither moved nor turned
     assert float(_longest(c, moved)) == 2
-
-
-@pytest.mark.parametrize(("planes", "h"), [(1, 1.0), (2, 0.1), (2, 10.0), (3, 0.1), (3, 1.0), (6, 0.1)])
-def test_weights_of_planes_are_optimal(planes, h):
-    """The value of the dual program, the masses and, by duality, planes of one height where there is mass, and none above."""
-    n, d = 8, 4
-    slopes = normal(n * planes, d, "slopes").reshape(n, planes, d)
-    levels = normal(n, planes, "levels")
-    first = torch.zeros(n, planes, dtype=DOUBLE)
-    first[:, 0] = 1
-    found = _balanced(slopes, levels, first, h)
-    assert first[:, 0].eq(1).all()  # the guess is left as it was
-    torch.testing.assert_close(found.sum(1), torch.ones(n, dtype=DOUBLE))
-    assert bool((found >= 0).all())
-    worth = levels - h * torch.einsum("njd,nkd,nk->nj", slopes, slopes, found)
-    gap = worth.max(1).values - (worth * found).sum(1)  # a bound on what the dual objective lacks
-    assert float(gap.min()) > -1e-12
-    assert float(gap.max()) < (
-        1e-12 if planes < 3 else 1e-6 if h < 10 else 0.02
-    )  # many planes, long steps: sweeps run out
-    lowest = torch.where(found > 1e-12, worth, math.inf).min(1).values
-    torch.testing.assert_close(lowest[gap < 1e-12], worth.max(1).values[gap < 1e-12], rtol=0, atol=1e-9)
-    for k in range(n):  # however many others there are
-        alone = _balanced(slopes[k : k + 1], levels[k : k + 1], first[k : k + 1], h)
-        torch.testing.assert_close(alone[0], found[k], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("h", [3.0, 10.0])

@@ -22,6 +22,7 @@ from particles.keys import Key
 from particles.names import choose
 from particles.potentials.base import Info
 from particles.steppers.base import Memory, Stepper
+from particles.steppers.planes import balanced
 
 MODES = ("explicit", "semi-implicit", "implicit")
 ARMIJO = 1e-4
@@ -30,8 +31,6 @@ HALVINGS = 10
 """The most trial points after the first one along the same r."""
 SHORTEST = 1e-6
 """The least length of a step along r that is begun with."""
-SWEEPS = 50
-"""The pairwise exchanges that find the weights of the planes; with two planes one is enough."""
 
 
 class Proximal(Stepper):
@@ -117,7 +116,7 @@ class Proximal(Stepper):
             level = torch.minimum(height - (velocity * (y - z)).sum(1), begin)
             slopes = torch.cat((slopes, -velocity[:, None]), 1)
             levels = torch.cat((levels, level[:, None]), 1)
-            weights = _balanced(slopes, levels, torch.cat((weights, torch.zeros_like(level[:, None])), 1), dt)
+            weights = balanced(slopes, levels, torch.cat((weights, torch.zeros_like(level[:, None])), 1), dt)
             z = y - dt * (weights[:, :, None] * slopes).sum(1)
             if flow.steer(_longest(cloud, z - best)) <= self.tolerance * flow.steer(_longest(cloud, best - y)):
                 break
@@ -206,34 +205,3 @@ def _length(flow: Flow, cloud: Cloud, moved: Tensor, turned: Tensor) -> float:
     moved, turned = moved[:own], turned[:own]
     ratio = flow.steer(mean((moved * turned).sum(1)) / mean(turned.square().sum(1)))
     return max(min(ratio, 1.0), SHORTEST) if ratio > 0 else 1.0
-
-
-def _balanced(slopes: Tensor, levels: Tensor, weights: Tensor, h: float) -> Tensor:
-    r"""The weights λ of the planes in :math:`\min_z \max_j \{e_j + g_j \cdot (z - y)\} + \|z - y\|^2 / (2h)`, for each particle.
-
-    They maximise :math:`\lambda \cdot e - \frac h2 \|\sum_j \lambda_j g_j\|^2` over the simplex; the minimiser is :math:`y - h \sum_j
-    \lambda_j g_j`. Mass goes from the worst plane to the best one, as much as is best, again and again.
-
-    Arguments:
-        slopes: The slopes g of the planes, with shape :math:`(n, J, d)`.
-        levels: Their values e at y, with shape :math:`(n, J)`.
-        weights: The first guess, with shape :math:`(n, J)`.
-        h: The step size.
-    """
-    rows = torch.arange(len(levels), device=levels.device)
-    gram = h * slopes @ slopes.transpose(1, 2)
-    eps, tiny = torch.finfo(levels.dtype).eps, torch.finfo(levels.dtype).tiny
-    for _ in range(SWEEPS):
-        worth = levels - (gram @ weights[:, :, None])[:, :, 0]
-        best = worth.argmax(1)
-        worst = torch.where(weights > 0, worth, math.inf).argmin(1)
-        curvature = gram[rows, best, best] + gram[rows, worst, worst] - 2 * gram[rows, best, worst]
-        gain = worth[rows, best] - worth[rows, worst]
-        gain = torch.where(gain > 4 * eps * worth.abs().amax(1), gain, 0)
-        mass = torch.minimum(gain / curvature.clamp(min=tiny), weights[rows, worst])
-        if not bool(mass.any()):  # a particle that is done stays so: how long others take does not touch it
-            break
-        weights = weights.clone()
-        weights[rows, worst] -= mass
-        weights[rows, best] += mass
-    return weights
