@@ -12,8 +12,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
+LOG2E = 1 / math.log(2)
 TINY = 1e-36
 """A squared distance that is as good as none; it keeps the slope of a distance finite, so that slope · 0 is 0."""
 
@@ -38,13 +40,30 @@ class Radial(ABC):
     def slope(self, s: Any) -> Any:
         """Twice the derivative in ``s``."""
 
-    def value_(self, s: Tensor) -> Tensor:
-        """The value, in a tensor that may be the argument's own memory."""
+    # For blocks of pairs, where a pass over the memory costs as much as a formula: in place, and without constant factors.
+
+    @property
+    def value_factor(self) -> float:
+        """The factor of the value that :meth:`unit_` leaves out."""
+        return 1.0
+
+    @property
+    def slope_factor(self) -> float:
+        """The factor of the slope that :meth:`unit_slope_` leaves out."""
+        return 1.0
+
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        """The value over ``value_factor``, in the memory of ``s`` if that can be; ``spare`` has the shape of ``s`` and is overwritten."""
         return self.value(s)  # type: ignore[no-any-return]
 
-    def slope_(self, s: Tensor) -> Tensor:
-        """The slope, in a tensor that may be the argument's own memory."""
+    def unit_slope_(self, s: Tensor, out: Tensor) -> Tensor | float:
+        """The slope over ``slope_factor``, in the memory of ``out``, which may be ``s``; a number where it is constant."""
         return self.slope(s)  # type: ignore[no-any-return]
+
+    def units_(self, s: Tensor, out: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Both, the first in the memory of ``s`` and the second in that of ``out``, if that can be."""
+        slope = self.unit_slope_(s, out)
+        return self.unit_(s, torch.empty_like(s) if slope is out else out), slope
 
 
 # Ground costs
@@ -63,15 +82,26 @@ class Distance(Radial):
     def value(self, s: Any) -> Any:
         return (s + TINY).sqrt() * self.lipschitz
 
-    def value_(self, s: Tensor) -> Tensor:
-        return s.sqrt_() if self.lipschitz == 1 else s.sqrt_().mul_(self.lipschitz)
-
     def slope(self, s: Any) -> Any:
         return (s + TINY).rsqrt() * self.lipschitz
 
-    def slope_(self, s: Tensor) -> Tensor:
-        slope = s.add_(TINY).rsqrt_()
-        return slope if self.lipschitz == 1 else slope.mul_(self.lipschitz)
+    @property
+    def value_factor(self) -> float:
+        return self.lipschitz
+
+    @property
+    def slope_factor(self) -> float:
+        return self.lipschitz
+
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        return s.sqrt_()
+
+    def unit_slope_(self, s: Tensor, out: Tensor) -> Tensor:
+        return torch.add(s, TINY, out=out).rsqrt_()
+
+    def units_(self, s: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        slope = self.unit_slope_(s, out)
+        return s.mul_(slope), slope  # a root costs more than a product
 
 
 @dataclass(frozen=True)
@@ -81,11 +111,18 @@ class Squared(Radial):
     def value(self, s: Any) -> Any:
         return s * 0.5
 
-    def value_(self, s: Tensor) -> Tensor:
-        return s.mul_(0.5)
-
     def slope(self, s: Any) -> Any:
         return s * 0.0 + 1.0
+
+    @property
+    def value_factor(self) -> float:
+        return 0.5
+
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        return s
+
+    def unit_slope_(self, s: Tensor, out: Tensor) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -123,20 +160,41 @@ class Huber(Radial):
         bent = _power(near * (1 / self.radius), self.power) * (self.radius / self.power)
         return (r - near + bent) * self.lipschitz
 
-    def value_(self, s: Tensor) -> Tensor:
-        r = s.sqrt_()
-        near = r.clamp(max=self.radius)
-        if self.power == 2:
-            return r.sub_(near, alpha=0.5).mul_(near.mul_(self.lipschitz / self.radius))
-        r.sub_(near)
-        return r.add_(near.div_(self.radius).pow_(self.power), alpha=self.radius / self.power).mul_(self.lipschitz)
-
     def slope(self, s: Any) -> Any:
         r = (s + TINY).sqrt()
         if self.power == 2:
             return self.lipschitz / r.clamp(self.radius, 1e30)
         bent = _power(r.clamp(0.0, self.radius) * (1 / self.radius), self.power - 2)
         return bent * self.lipschitz / r.clamp(self.radius, 1e30)
+
+    @property
+    def value_factor(self) -> float:
+        return self.lipschitz / self.radius if self.power == 2 else self.lipschitz
+
+    @property
+    def slope_factor(self) -> float:
+        return self.value_factor if self.power == 2 else 1.0
+
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        r = s.sqrt_()
+        near = torch.clamp(r, max=self.radius, out=spare)
+        if self.power == 2:
+            return r.sub_(near, alpha=0.5).mul_(near)
+        r.sub_(near)
+        return r.add_(near.div_(self.radius).pow_(self.power), alpha=self.radius / self.power)
+
+    def unit_slope_(self, s: Tensor, out: Tensor) -> Tensor:
+        if self.power != 2:
+            return self.slope(s)  # type: ignore[no-any-return]
+        return torch.sqrt(s, out=out).clamp_(min=self.radius).reciprocal_().mul_(self.radius)
+
+    def units_(self, s: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        if self.power != 2:
+            slope = self.slope(s)
+            return self.unit_(s, out), slope
+        slope = self.unit_slope_(s, out)
+        s.mul_(slope)  # r · min(r, R)
+        return s.addcmul_(s, slope, value=-0.5), slope
 
 
 # Kernels
@@ -174,6 +232,16 @@ class Gaussian(Kernel):
         return self.value(s) * (-1 / self.bandwidth**2)
 
     @property
+    def slope_factor(self) -> float:
+        return -1 / self.bandwidth**2
+
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        return s.mul_(-0.5 * LOG2E / self.bandwidth**2).exp2_()
+
+    def unit_slope_(self, s: Tensor, out: Tensor) -> Tensor:
+        return torch.mul(s, -0.5 * LOG2E / self.bandwidth**2, out=out).exp2_()
+
+    @property
     def steepness(self) -> float:
         return 1 / self.bandwidth
 
@@ -194,6 +262,9 @@ class Laplacian(Kernel):
     def slope(self, s: Any) -> Any:
         return self.value(s) * (s + TINY).rsqrt() * (-1 / self.bandwidth)
 
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        return s.sqrt_().mul_(-LOG2E / self.bandwidth).exp2_()
+
 
 @dataclass(frozen=True)
 class InverseMultiquadric(Kernel):
@@ -211,6 +282,9 @@ class InverseMultiquadric(Kernel):
     def slope(self, s: Any) -> Any:
         k = self.value(s)
         return k * k * k * (-1 / self.bandwidth**2)
+
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        return s.mul_(1 / self.bandwidth**2).add_(1.0).rsqrt_()
 
     @property
     def steepness(self) -> float:
@@ -233,6 +307,20 @@ class Multiquadric(Kernel):
 
     def slope(self, s: Any) -> Any:
         return (s + self.bandwidth**2).rsqrt() * -1.0
+
+    @property
+    def value_factor(self) -> float:
+        return -1.0
+
+    @property
+    def slope_factor(self) -> float:
+        return -1.0
+
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        return s.add_(self.bandwidth**2).sqrt_()
+
+    def unit_slope_(self, s: Tensor, out: Tensor) -> Tensor:
+        return torch.add(s, self.bandwidth**2, out=out).rsqrt_()
 
     @property
     def steepness(self) -> float:
@@ -263,6 +351,21 @@ class Riesz(Kernel):
         if self.exponent == 1:
             return (s + TINY).rsqrt() * -1.0
         return _power(s + TINY, self.exponent / 2 - 1) * -self.exponent
+
+    @property
+    def value_factor(self) -> float:
+        return -1.0
+
+    @property
+    def slope_factor(self) -> float:
+        return -self.exponent
+
+    def unit_(self, s: Tensor, spare: Tensor) -> Tensor:
+        return s.sqrt_() if self.exponent == 1 else s.add_(TINY).log_().mul_(0.5 * self.exponent).exp_()
+
+    def unit_slope_(self, s: Tensor, out: Tensor) -> Tensor:
+        found = torch.add(s, TINY, out=out)
+        return found.rsqrt_() if self.exponent == 1 else found.log_().mul_(0.5 * self.exponent - 1).exp_()
 
 
 def _power(x: Any, exponent: float) -> Any:

@@ -55,8 +55,10 @@ REPR = {"ids": lambda value: repr(value[0]) if isinstance(value, tuple) else Non
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Tiles of 6 × 10 pairs, the last ones smaller; blocks of one or two rows where things are differentiated."""
+    """Tiles of 6 × 10 pairs, the last ones smaller; blocks of one or two rows where things are differentiated; cells."""
     monkeypatch.setitem(tiles.PAIRS, "cpu", 64)
+    monkeypatch.setitem(tiles.RECOMPUTED, "cpu", 64)
+    monkeypatch.setattr(tiles, "CELLED", 4)
     monkeypatch.setattr(tiles, "COLUMNS", 10)
     monkeypatch.setattr(lazy, "broken", [])
 
@@ -342,6 +344,7 @@ class Largest(TorchDispatchMode):
 def test_memory_is_bounded(monkeypatch, d, spread, differentiated):
     """With 500² pairs in blocks of 10⁴ no tensor has more entries than a block or the results."""
     monkeypatch.setitem(tiles.PAIRS, "cpu", 10_000)
+    monkeypatch.setitem(tiles.RECOMPUTED, "cpu", 10_000)
     monkeypatch.setattr(tiles, "COLUMNS", 100)
     x, y = points(d, m=500, n=500)
     if spread == "two clusters":
@@ -375,7 +378,14 @@ def test_formulas(case):
     (slope,) = torch.autograd.grad(radial.value(s).sum(), s)
     torch.testing.assert_close(radial.slope(s), 2 * slope, rtol=1e-9, atol=0)
     np.testing.assert_allclose((radial.slope(s) * s.sqrt()).detach().numpy(), derivative(r), rtol=1e-9)
-    torch.testing.assert_close(radial.value_(s.detach().clone()), radial.value(s.detach()))
+    s = s.detach()
+    values = radial.unit_(s.clone(), torch.empty_like(s)) * radial.value_factor
+    torch.testing.assert_close(values, radial.value(s), rtol=1e-12, atol=1e-15)
+    slopes = radial.unit_slope_(s.clone(), torch.empty_like(s)) * radial.slope_factor
+    torch.testing.assert_close(slopes * torch.ones_like(s), radial.slope(s), rtol=1e-12, atol=1e-15)
+    values, slopes = radial.units_(s.clone(), torch.empty_like(s))
+    torch.testing.assert_close(values * radial.value_factor, radial.value(s), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(slopes * radial.slope_factor * torch.ones_like(s), radial.slope(s), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("case", COSTS + KERNELS, **REPR)
@@ -411,7 +421,8 @@ def test_power_huber_is_an_infimal_convolution(power):
     paid = lipschitz / (power * radius ** (power - 1)) * t**power
     least = torch.tensor([np.min(lipschitz * np.abs(float(at) - t) + paid) for at in r], dtype=DOUBLE)
     torch.testing.assert_close(cost.value(r**2), least, rtol=0, atol=2e-9)
-    torch.testing.assert_close(cost.value_(r**2), least, rtol=0, atol=2e-9)
+    unit = cost.unit_(r**2, torch.empty_like(r))
+    torch.testing.assert_close(unit * cost.value_factor, least, rtol=0, atol=2e-9)
     r, step = torch.logspace(-2, 1, 50, dtype=DOUBLE), 1e-6
     slope = (cost.value((r + step) ** 2) - cost.value((r - step) ** 2)) / (2 * step)
     torch.testing.assert_close(cost.slope(r**2) * r, slope, rtol=1e-6, atol=1e-8)

@@ -36,7 +36,7 @@ FLOWS |= {
 ALL = pytest.mark.parametrize("flow", FLOWS)
 TYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
-SENSITIVE = {"w2, sinkhorn": 0.05, "transport, all": 1e-3}
+SENSITIVE = {"w2, sinkhorn": 0.08, "transport, all": 1e-3}
 """Solvers whose last digits decide where their accelerated iterations end, within their tolerance."""
 IN_FLOAT32 = {"transport, proximal stepper": 0.05, "proximal, transport": 2e-3}
 """Those to which this happens in float32: iterations that end within a tolerance end elsewhere."""

@@ -206,7 +206,7 @@ class _Bracket:
     def __init__(self, p: Cloud, q: Cloud, cost: Huber, divergence: Divergence):
         self.p, self.q, self.cost, self.divergence = p, q, cost, divergence
         squares = torch.cdist(p.x, q.x, compute_mode="donot_use_mm_for_euclid_dist").square_()
-        self.costs = cost.value_(squares)
+        self.costs = cost.unit_(squares, torch.empty_like(squares)).mul_(cost.value_factor)
         self.plan = torch.zeros(0, 0, dtype=torch.double)
         self.value, self.lower = math.inf, -math.inf
 

@@ -267,7 +267,7 @@ class Problem:
         pairs = self.pairs
         if pairs.costs is not None:
             return pairs.rows(dual, epsilon)
-        f, self.slopes = softmin_gradient(pairs.x, pairs.y, dual, pairs.cost, epsilon, backend=pairs.backend)
+        f, self.slopes = pairs.gradient(dual, epsilon)
         return f
 
     def _gap(self, g: Tensor, s: Tensor, own: Tensor, epsilon: float) -> Tensor:
