@@ -22,6 +22,23 @@ def close(
     quiet: bool,
     as_json: bool,
 ) -> None:
+    from particles.run.files import replacing
+
+    found = measure(folder, simulation, state, row)
+    if figure:
+        from particles.plot.overview import figure as draw
+        from particles.run.reader import Run
+
+        with replacing(folder / "figure.png") as draft:
+            draw(Run.open(folder)).savefig(draft, format="png", dpi=130)
+    if as_json:
+        say(json.dumps(found))
+    elif not quiet:
+        say(_table(found))
+
+
+def measure(folder: Path, simulation: Any, state: Any, row: dict[str, float]) -> dict[str, Any]:
+    """What the closing table says of a run that has ended, written to ``summary.json``."""
     from particles.keys import Key
     from particles.metrics.summary import SIZE, summarise
     from particles.run.files import replacing
@@ -54,16 +71,7 @@ def close(
         found["data_units"] = summarise(particles, target, held[0] if held else None, key)
     with replacing(folder / "summary.json") as draft:
         draft.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
-    if figure:
-        from particles.plot.overview import figure as draw
-        from particles.run.reader import Run
-
-        with replacing(folder / "figure.png") as draft:
-            draw(Run.open(folder)).savefig(draft, format="png", dpi=130)
-    if as_json:
-        say(json.dumps(found))
-    elif not quiet:
-        say(_table(found))
+    return found
 
 
 def _flow(simulation: Any, key: Any) -> dict[str, float]:

@@ -16,6 +16,7 @@ from particles.cli.watching import WATCHES, Terminal, drawing
 
 from particles.specification import Specification
 
+MARK = "repeats.toml"
 ALWAYS = {
     "resume",
     "steps",
@@ -36,6 +37,13 @@ ALWAYS = {
     type=click.Path(path_type=Path),
     metavar="RUN",
     help="Go on with this run, to --steps; all other options are its own.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(2),
+    metavar="R",
+    help="That many runs, with the seeds --seed, --seed + 1 and so on, each in a folder of its own in --output: means and 95 % intervals. "
+    "Trained discriminators go side by side in one batched network.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run in a folder that is not empty.")
 @click.option("--figure/--no-figure", default=True, show_default=True, help="Draw figure.png at the end.")
@@ -68,6 +76,7 @@ def command(
     ctx: click.Context,
     output: Path | None,
     resume: Path | None,
+    repeats: int | None,
     overwrite: bool,
     figure: bool,
     watch: str | None,
@@ -94,6 +103,7 @@ def command(
         raise click.UsageError("--watch figure draws figure.png; leave --no-figure out, or choose --watch terminal")
     if resume is not None:
         folder, spec = resume, _resumed(ctx, resume, options["steps"])
+        repeats = repeated(resume)
     else:
         if options["target"] is None:
             raise click.UsageError("name a target: --target FILE|NAME (or go on with a run: --resume RUN)")
@@ -102,8 +112,25 @@ def command(
             spec = Specification(**options)
         except ValueError as error:
             raise usage(error) from None
-        check_empty(folder, overwrite)
+        check_empty(folder, overwrite, MARK if repeats else "spec.toml")
+    if repeats and watch:
+        raise click.UsageError("--watch looks on at one run; leave it out with --repeats")
     try:
+        if repeats:
+            from particles.cli.repeats import run
+
+            run(
+                folder,
+                spec,
+                repeats,
+                resumed=resume is not None,
+                steps=options["steps"] if _given(ctx, "steps") else None,
+                overwrite=overwrite and resume is None,
+                figure=figure,
+                quiet=quiet,
+                as_json=as_json,
+            )
+            return
         chosen = any(_given(ctx, name) for name in ("step_size", "lipschitz"))
         _run(
             folder,
@@ -135,13 +162,25 @@ def _resumed(ctx: click.Context, folder: Path, steps: int) -> Specification:
         raise click.UsageError(
             f"--{strange[0].replace('_', '-')} cannot be changed in a resumed run; leave it out, or begin a new run"
         )
-    if not (folder / "spec.toml").exists():
+    mark = folder / (MARK if (folder / MARK).exists() else "spec.toml")
+    if not mark.exists():
         raise click.UsageError(f"{folder} is not a run folder: it has no spec.toml")
     try:
-        spec, _ = Specification.load(folder / "spec.toml")
+        spec, _ = Specification.load(mark)
         return dataclasses.replace(spec, steps=steps) if "steps" in given else spec
     except (ValueError, TypeError) as error:
         raise usage(error) from None
+
+
+def repeated(folder: Path) -> int | None:
+    """How many runs a folder of repeats has; ``None`` for another folder."""
+    if not (folder / MARK).exists():
+        return None
+    _, noted = Specification.load(folder / MARK)
+    count = noted.get("repeats", {}).get("count")
+    if not isinstance(count, int) or count < 2:
+        raise click.UsageError(f"{folder / MARK} does not say how many repeats there are; begin new runs")
+    return count
 
 
 def check_empty(folder: Path, overwrite: bool, mark: str = "spec.toml") -> None:
@@ -150,11 +189,11 @@ def check_empty(folder: Path, overwrite: bool, mark: str = "spec.toml") -> None:
         raise click.UsageError(f"--output {folder} is a file; name a folder")
     if not folder.is_dir() or {path.name for path in folder.iterdir()} <= {".lock"}:  # which a kill may leave
         return
+    what = {"spec.toml": "a run", MARK: "one of repeats"}.get(mark, "a comparison")
     if not overwrite:
-        resume = f"go on with it (--resume {folder}), " if mark == "spec.toml" else ""
+        resume = f"go on with it (--resume {folder}), " if what != "a comparison" else ""
         raise click.UsageError(f"{folder} is not empty; {resume}replace it (--overwrite), or name another --output")
     if not (folder / mark).is_file():
-        what = "a run" if mark == "spec.toml" else "a comparison"
         raise click.UsageError(
             f"{folder} is not empty and not {what} (it has no {mark}), so it is not overwritten; name another --output"
         )
@@ -212,13 +251,13 @@ def _run(
             say(f"Diverged: {spelt(str(error))} in {folder / f'diverged.{spec.export}'}.", err=True)
             sys.exit(3)
         except Interrupted as error:
-            say(f"Interrupted: {error}; go on with: {_resume(folder)}", err=True)
+            say(f"Interrupted: {error}; go on with: {resume_with(folder)}", err=True)
             sys.exit(128 + error.signal)
         except Unwritable as error:
             saved = (
                 ""
                 if store.saved is None
-                else f" up to step {store.saved}; when there is room, go on with: {_resume(folder)}"
+                else f" up to step {store.saved}; when there is room, go on with: {resume_with(folder)}"
             )
             say(f"Error: {error.filename}: {error.strerror}; the run is saved{saved or ' nowhere yet'}", err=True)
             sys.exit(4)
@@ -226,7 +265,7 @@ def _run(
             raise disk(error, folder) from None
 
 
-def _resume(folder: Path) -> str:
+def resume_with(folder: Path) -> str:
     return f"particles simulate --resume {shlex.quote(str(folder))}"
 
 

@@ -96,16 +96,18 @@ class Simulation:
                 np.savez(file, target=target, holdout=holdout, **rows, **self._labels())
         return folder
 
-    def check_room(self, path: Path, warn: bool = True) -> None:
-        """Whether the run fits on the disk of a folder, what is in the folder already left out of account.
+    def check_room(self, path: Path, warn: bool = True, runs: int = 1) -> None:
+        """Whether the run, or so many like it, fits on the disk of a folder, what is in the folder already left out of account.
 
         Raises:
             ValueError: If it does not, with the settings that would.
         """
         cloud = self.process.source
         width = self.schema.points(cloud.x[:1]).itemsize
-        size = _size(self.target, len(cloud) - cloud.carried, cloud.carried)
-        demand.check_disk(self.spec, dataclasses.replace(size, width=width), path, warn)
+        own = len(cloud) - cloud.carried
+        size = _size(self.target, runs * own, runs * cloud.carried)
+        size = dataclasses.replace(size, target=runs * len(self.target), width=width)
+        demand.check_disk(self.spec, size, path, warn)
 
     def _labels(self) -> dict[str, Any]:
         """The classes of particles, target and held-out rows by the names that a run has for them, as text."""

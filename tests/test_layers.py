@@ -25,7 +25,7 @@ ORDER = [
     {"blockwise", "containers"},
     {"selection", "strategies"},
     {"build", "quality", "augmentation"},
-    {"restored", "precision"},
+    {"restored", "precision", "repeats"},
     {"augmenter", "plot"},
     {"report"},
     {"cli", "examples"},

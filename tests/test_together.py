@@ -47,7 +47,9 @@ def test_each_is_what_it_is_alone(name, activation):
         weights = [name for name in a["network"] if not name.endswith("right")]  # which is found anew from the left
         for mine, theirs in (
             *((a["network"][name], b["network"][name]) for name in weights),
-            *zip(a["optimizer"]["first"] + a["optimizer"]["second"], b["optimizer"]["first"] + b["optimizer"]["second"]),
+            *zip(
+                a["optimizer"]["first"] + a["optimizer"]["second"], b["optimizer"]["first"] + b["optimizer"]["second"]
+            ),
             *zip(a["optimizer"]["steps"], b["optimizer"]["steps"]),
         ):
             torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-10)

@@ -33,7 +33,7 @@ class Recorder(Flow):
 
     def __init__(self, flow: Flow):
         self.flow = flow
-        self.last = _copied(flow.record())
+        self.last = copied(flow.record())
         self.tape: Tape = {"potentials": [], "numbers": []}
 
     def take(self) -> Tape:
@@ -43,7 +43,7 @@ class Recorder(Flow):
 
     def velocity(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         velocity, info = self.flow.velocity(t, cloud, key)
-        record = _copied(self.flow.record())
+        record = copied(self.flow.record())
         self.tape["potentials"].append(None if _same(record, self.last) else record)
         self.last = record
         return velocity, info
@@ -65,7 +65,7 @@ class Recorder(Flow):
 
     def recall(self, record: dict[str, Any]) -> None:
         self.flow.recall(record)
-        self.last = _copied(record)
+        self.last = copied(record)
 
     def steer(self, number: Tensor | float) -> float:
         decided = self.flow.steer(number)
@@ -77,7 +77,7 @@ class Recorder(Flow):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.flow.load_state_dict(state)
-        self.last = _copied(self.flow.record())
+        self.last = copied(self.flow.record())
         self.take()
 
 
@@ -147,7 +147,8 @@ def recall(flow: Flow, record: dict[str, Any], device: torch.device) -> None:
         raise ValueError(f"the recorded potential is not of this flow ({str(error).partition(chr(10))[0]})") from None
 
 
-def _copied(record: Any) -> Any:
+def copied(record: Any) -> Any:
+    """The same nested containers with copies of all tensors, on the host."""
     return _mapped(record, lambda tensor: tensor.detach().to("cpu", copy=True))
 
 

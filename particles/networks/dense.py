@@ -13,6 +13,7 @@ from torch.nn import functional
 from particles.keys import ROOT, Key
 from particles.networks.activations import ACTIVATIONS
 from particles.networks.lipschitz import Bounded, BoundedRows, BoundedWeight
+from particles.networks.products import back, outer
 
 Pull = Callable[[Tensor, bool, bool], tuple[list[Tensor], Tensor | None]]
 
@@ -126,13 +127,13 @@ class DenseNetwork(nn.Module):
             in_weights, in_biases = [], []
             for i in reversed(range(len(weights))):
                 if in_parameters:
-                    scaling, in_weight = scalings[i], _outer(gradient, inputs[i])
+                    scaling, in_weight = scalings[i], outer(gradient, inputs[i])
                     in_weights.append(in_weight if scaling is None else scaling.pull(in_weight))
                     if i < len(self.biases):
                         in_biases.append(gradient.sum(0))
                 if i > 0:
                     gradient = self.activation.pull(gradient @ weights[i], kept[i - 1])
-            return in_weights[::-1] + in_biases[::-1], _back(gradient, weights[0]) if in_x else None
+            return in_weights[::-1] + in_biases[::-1], back(gradient, weights[0]) if in_x else None
 
         return _choose(values, label), pull
 
@@ -146,18 +147,3 @@ class DenseNetwork(nn.Module):
 
 def _choose(values: Tensor, label: Tensor | None) -> Tensor:
     return values[:, 0] if label is None else values.gather(1, label[:, None])[:, 0]
-
-
-# Both products are those with few columns, where the points have few dimensions: BLAS is several times slower in one order than in another.
-
-
-def _outer(gradient: Tensor, inputs: Tensor) -> Tensor:
-    """The sum over points of what goes back into a weight: the transposed gradient times the inputs."""
-    if inputs.shape[1] < gradient.shape[1]:
-        return (inputs.mT @ gradient).mT.contiguous()
-    return gradient.mT @ inputs
-
-
-def _back(gradient: Tensor, weight: Tensor) -> Tensor:
-    """The gradient in a layer's inputs: the gradient in its outputs times the weight."""
-    return gradient @ weight.mT.contiguous().mT

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from particles.keys import ROOT, Key
 from particles.networks.activations import ACTIVATIONS
 from particles.networks.lipschitz import operator_norms
+from particles.networks.products import back, outer
 
 Pull = Callable[[Tensor, bool, bool], tuple[list[Tensor], Tensor | None]]
 
@@ -114,12 +115,12 @@ class StackedNetwork(nn.Module):
             in_weights, in_biases = [], []
             for i in reversed(range(len(weights))):
                 if in_parameters:
-                    in_weights.append(scaled[i][1](torch.bmm(gradient.mT, inputs[i])))
+                    in_weights.append(scaled[i][1](outer(gradient, inputs[i])))
                     if i < len(self.biases):
                         in_biases.append(gradient.sum(1, keepdim=True))
                 if i > 0:
                     gradient = self.activation.pull(torch.bmm(gradient, weights[i]), kept[i - 1])
-            return in_weights[::-1] + in_biases[::-1], torch.bmm(gradient, weights[0]) if in_x else None
+            return in_weights[::-1] + in_biases[::-1], back(gradient, weights[0]) if in_x else None
 
         return values, pull
 
@@ -137,9 +138,9 @@ class StackedNetwork(nn.Module):
         factor = (self.bound / norm).clamp(max=1)
         slope = torch.bmm(left, right.mT)
 
-        def back(gradient: Tensor) -> Tensor:
+        def inwards(gradient: Tensor) -> Tensor:
             along = (gradient * weight).sum((1, 2), keepdim=True) / norm * (norm > self.bound)
             inside: Tensor = (gradient - along * slope) * factor
             return inside
 
-        return weight * factor, back
+        return weight * factor, inwards

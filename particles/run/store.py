@@ -57,10 +57,10 @@ class Unwritable(OSError):
 
 
 def writing(method: Callable[..., None]) -> Callable[..., None]:
-    """A method of a ``Folder`` whose troubles with the disk are ``Unwritable``."""
+    """A method of a store with a ``path`` whose troubles with the disk are ``Unwritable``."""
 
     @functools.wraps(method)
-    def guarded(self: Folder, *arguments: Any) -> None:
+    def guarded(self: Any, *arguments: Any) -> None:
         try:
             method(self, *arguments)
         except Unwritable:
@@ -363,21 +363,29 @@ class Folder(Store):
 
     @writing
     def save(self, state: State, process: Process) -> None:
-        saved: dict[str, Any] = {
+        self.recording.settle()  # the steps up to a checkpoint are never done again
+        for name in ("series.csv", "trajectory.npy", "trajectory.csv"):
+            if (self.path / name).exists():
+                settle(self.path / name)
+        self.put(self.packed(state, process))
+        (self.path / f"diverged.{self.export}").unlink(missing_ok=True)  # of an earlier try, which has been undone
+        self.saved = state.k
+
+    @staticmethod
+    def packed(state: State, process: Process) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
             "k": state.k,
             "t": state.t,
             "x": state.cloud.x,
             "memory": list(state.memory),
             "process": process.state_dict(),
         }
-        self.recording.settle()  # the steps up to a checkpoint are never done again
-        for name in ("series.csv", "trajectory.npy", "trajectory.csv"):
-            if (self.path / name).exists():
-                settle(self.path / name)
+
+    def put(self, saved: dict[str, Any]) -> None:
+        """Replaces the checkpoint."""
         with replacing(self.path / "checkpoint.pt") as draft, open(draft, "wb") as file:
             torch.save(saved, file)  # given a name, it would write that into the file
-        (self.path / f"diverged.{self.export}").unlink(missing_ok=True)  # of an earlier try, which has been undone
-        self.saved = state.k
 
     @writing
     def keep(self, k: int, tape: Tape) -> None:
