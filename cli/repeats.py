@@ -56,6 +56,9 @@ def run(
                 logger.setLevel(logging.ERROR)  # what is to be said of one is to be said of all
             logger.setLevel(before)
             stack.enter_context(locked(folder))
+            reason = dissent(specs, [simulation.process for simulation in simulations])
+            if reason is None:
+                simulations[0].check_memory(count)
             if overwrite:
                 check_apart(folder, simulations[0].spec)
             simulations[0].check_room(folder, warn=False, runs=count)
@@ -68,7 +71,6 @@ def run(
             raise usage(error) from None
         except OSError as error:
             raise disk(error, folder) from None
-        reason = dissent(specs, [simulation.process for simulation in simulations])
         try:
             if reason is None:
                 states = _side_by_side(folder, simulations, stores, quiet)

@@ -109,6 +109,16 @@ class Simulation:
         size = dataclasses.replace(size, target=runs * len(self.target), width=width)
         demand.check_disk(self.spec, size, path, warn)
 
+    def check_memory(self, runs: int) -> None:
+        """Whether so many runs like this one fit into memory together.
+
+        Raises:
+            ValueError: If they do not, with the settings that would.
+        """
+        cloud = self.process.source
+        size = _size(self.target, runs * (len(cloud) - cloud.carried), runs * cloud.carried)
+        demand.check_memory(self.spec, dataclasses.replace(size, target=runs * len(self.target)))
+
     def _labels(self) -> dict[str, Any]:
         """The classes of particles, target and held-out rows by the names that a run has for them, as text."""
         clouds = {"label": self.process.source, "target_label": self.target, "holdout_label": self.holdout}
