@@ -24,7 +24,7 @@ def close(
 ) -> None:
     from particles.run.files import replacing
 
-    found = measure(folder, simulation, state, row)
+    found = measure(folder, simulation, state, row, apart)
     if figure:
         from particles.plot.overview import figure as draw
         from particles.run.reader import Run
@@ -37,7 +37,9 @@ def close(
         say(_table(found))
 
 
-def measure(folder: Path, simulation: Any, state: Any, row: dict[str, float]) -> dict[str, Any]:
+def measure(
+    folder: Path, simulation: Any, state: Any, row: dict[str, float], apart: dict[str, float] | None = None
+) -> dict[str, Any]:
     """What the closing table says of a run that has ended, written to ``summary.json``."""
     from particles.keys import Key
     from particles.metrics.summary import SIZE, summarise

@@ -158,7 +158,9 @@ def _in_turn(simulations: list[Any], stores: list[Any], paths: list[Path], quiet
                     simulate(simulation.process, simulation.spec.steps, store, simulation.observers, simulation.at_rest)
                 )
         except Diverged as error:
-            say(f"{path.name} diverged: {spelt(str(error))} in {path / 'diverged.csv'}.", err=True)
+            say(
+                f"{path.name} diverged: {spelt(str(error))} in {path / f'diverged.{simulation.spec.export}'}.", err=True
+            )
             states.append(None)
     return states
 

@@ -113,8 +113,9 @@ def command(
         except ValueError as error:
             raise usage(error) from None
         check_empty(folder, overwrite, MARK if repeats else "spec.toml")
-    if repeats and watch:
-        raise click.UsageError("--watch looks on at one run; leave it out with --repeats")
+    for name, given in (("watch", watch), ("check-precision", check_precision)):
+        if repeats and given:
+            raise click.UsageError(f"--{name} looks at one run; leave it out with --repeats")
     try:
         if repeats:
             from particles.cli.repeats import run

@@ -219,7 +219,7 @@ def test_a_folder_is_not_taken_for_another():
         (["--output", "all", "--overwrite"], "all is not empty and not a run (it has no spec.toml)"),
         (["--output", "one", "--repeats", 2, "--overwrite"], "one is not empty and not one of repeats"),
         (["--resume", "all", "--repeats", 2], "--repeats cannot be changed"),
-        (["--output", "new", "--repeats", 2, "--watch", "terminal"], "--watch looks on at one run"),
+        (["--output", "new", "--repeats", 2, "--watch", "terminal"], "--watch looks at one run"),
     ):
         words = words if "--resume" in words else [*SMALL[:-4], "--steps", 2, *words]
         assert sentence in run("simulate", *words, code=2).stderr
