@@ -13,8 +13,17 @@ from particles import names
 
 @click.command("info")
 @click.option("--json", "as_json", is_flag=True, envvar="PARTICLES_INFO_JSON", help="Print one JSON object.")
-def command(as_json: bool) -> None:
+@click.option(
+    "--benchmark",
+    is_flag=True,
+    envvar="PARTICLES_INFO_BENCHMARK",
+    help="Measure tiles against KeOps for about a minute per device, and keep for this machine which of them --backend auto takes.",
+)
+def command(as_json: bool, benchmark: bool) -> None:
     """Print versions, devices, the state of KeOps, and all names that can be chosen."""
+    if benchmark:
+        _benchmark(as_json)
+        return
     found = {"versions": _versions(), "devices": _devices(), "keops": _keops(), "names": _names()}
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -23,6 +32,40 @@ def command(as_json: bool) -> None:
         click.echo(title)
         for name, value in section.items():
             click.echo(f"  {name:<18} {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
+
+
+def _benchmark(as_json: bool) -> None:
+    import torch
+
+    from particles import choice
+    from particles.calibration import timings
+
+    rules: dict[str, choice.Rule] = {}
+    rows: list[choice.Timing] = []
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device in devices:
+        found = []
+        for row in timings(device):
+            if not (rows or as_json):
+                click.echo("device  dimensions  points  tiles (s)  KeOps (s)")
+            if not as_json:
+                counts = f"{row.device:<6}  {row.dimension:>10}  {row.points:>6}"
+                click.echo(f"{counts}  {row.tiled:>9.4f}  {row.keops:>9.4f}")
+            found.append(row)
+            rows.append(row)
+        if found:
+            rules[device] = choice.derived(found)
+    try:
+        stored = f"kept in {choice.store(rules)}" if rules else "nothing is kept: KeOps does not work here"
+    except (OSError, RuntimeError) as error:
+        stored = f"they could not be kept, so the next process does not know them: {error}"
+    if as_json:
+        said = {"timings": [vars(row) for row in rows], "rules": {name: str(rule) for name, rule in rules.items()}}
+        click.echo(json.dumps(said | {"stored": stored}, indent=2))
+        return
+    for name, rule in rules.items():
+        click.echo(f"--backend auto on {name}: {rule}")
+    click.echo(stored)
 
 
 def _versions() -> dict[str, Any]:
@@ -56,6 +99,9 @@ def _keops() -> dict[str, Any]:
     except Exception as error:  # whatever a broken installation raises is the answer here
         return state | {"cache": f"KeOps cannot be imported: {error}"}
     formulas = len(list(folder.glob("*.so")))
+    from particles import choice
+
+    state["auto"] = "; ".join(f"{name}: {choice.rule(name)}" for name in choice.BUILT_IN)
     writable = "writable" if os.access(folder, os.W_OK) else "not writable: KeOps formulas cannot be compiled"
     return state | {"cache": str(folder), "cache state": f"{writable}, {formulas} compiled files"}
 

@@ -151,7 +151,7 @@ class Simulation:
         before, _ = Specification.load(path / "spec.toml")
         for field in dataclasses.fields(Specification):
             then, now = getattr(before, field.name), getattr(self.spec, field.name)
-            unsaid = field.name == "threads" and then is None  # by an earlier version
+            unsaid = (field.name, then) in (("threads", None), ("backend", "auto"))  # by an earlier version
             if field.name not in ("steps", "target", "source") and then != now and not unsaid:
                 raise RunError(f"the run in {path} was begun with {field.name} = {then}, not {now}; begin a new run")
 
@@ -214,6 +214,7 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
         snapshot_every=spec.snapshot_every or log_every,
     )
     spec = generative.settled(spec, source, target, key) if generates else methods.settled(spec, target, key)
+    spec = dataclasses.replace(spec, backend=_backend(spec, device.type, len(source) * len(target), target.dimension))
     assert spec.metric_every is not None
     process = (generative if generates else methods).process(spec, source, target, key)
     if to_run and (sentence := methods.plainly(spec, process, target)):
@@ -235,6 +236,15 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
         noted={"data": _data_note(schema, holdout_table, fingerprint), "versions": _versions()},
         rows=thinned(source, spec.trajectory_particles, key.fold("trajectory")),
     )
+
+
+def _backend(spec: Specification, device: str, pairs: int, dimension: int) -> str:
+    """What ``auto`` is here and now, so that a run is repeated by the same sums wherever that is."""
+    from particles.choice import rule
+
+    if spec.backend != "auto" or spec.flow == "lipschitz":
+        return spec.backend
+    return "keops" if rule(device)(pairs, dimension) else "tiled"
 
 
 def _size(target: Cloud, particles: int, carried: int) -> demand.Size:

@@ -98,7 +98,7 @@ class Specification:
         persistent: What is kept for ``persistency`` steps: the ``potential``, or the ``minibatch``.
         persistency: For how many.
         minibatch: The number of particles in a persistent minibatch.
-        backend: What sums over all pairs: ``auto``, ``tiled`` or ``keops``.
+        backend: What sums over all pairs: ``auto``, ``tiled`` or ``keops``. A run settles once what ``auto`` is, see ``choice``.
         compile: Whether a trained discriminator's step is launched at once: ``auto`` (on a GPU as one CUDA graph, on the CPU not),
             ``none``, or ``full`` (``torch.compile`` too, on the CPU as well).
         stepper: The time integrator.
