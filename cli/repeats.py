@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import logging
+import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 from particles.cli.closing import Progress, measure
 from particles.cli.options import disk, say, set_threads, spelt, usage
 from particles.cli.simulate import MARK, check_apart, resume_with
@@ -35,6 +38,7 @@ def run(
     figure: bool,
     quiet: bool,
     as_json: bool,
+    advise: bool,
 ) -> None:
     """Runs all repeats, or goes on with them (to ``steps``, if given); measures each, and all of them together."""
     from particles.build import build
@@ -44,17 +48,16 @@ def run(
     from particles.run.loop import Interrupted
     from particles.run.store import RunError, Unwritable
 
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise click.UsageError("--repeats are of one process; start them without torchrun")
     paths = [folder / named(i) for i in range(count)]
-    set_threads(spec)
     with ExitStack() as stack:
         try:
             specs = [_read(path, steps) for path in paths] if resumed else seeds(spec, count)
-            logger = logging.getLogger("particles")
-            before, simulations = logger.level, []
-            for own in specs:
-                simulations.append(build(own))
-                logger.setLevel(logging.ERROR)  # what is to be said of one is to be said of all
-            logger.setLevel(before)
+            set_threads(specs[0])
+            simulations = [build(specs[0])]
+            with _hushed():  # what was to be said of one is to be said of all
+                simulations += [build(own) for own in specs[1:]]
             stack.enter_context(locked(folder))
             reason = dissent(specs, [simulation.process for simulation in simulations])
             if reason is None:
@@ -64,6 +67,8 @@ def run(
             simulations[0].check_room(folder, warn=False, runs=count)
             if overwrite:
                 _clear(folder)
+            if advise and simulations[0].advice:
+                say(f"WARNING: {spelt(simulations[0].advice)}", err=True)
             if not resumed:
                 _mark(folder, dataclasses.replace(spec, target=simulations[0].spec.target), count)
             stores = [simulation.store(path) for simulation, path in zip(simulations, paths)]
@@ -96,6 +101,17 @@ def run(
             raise disk(error, folder) from None
     if len(rows) < count:
         sys.exit(3)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    logger = logging.getLogger("particles")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _read(path: Path, steps: int | None) -> Specification:

@@ -117,6 +117,7 @@ def command(
         if repeats and given:
             raise click.UsageError(f"--{name} looks at one run; leave it out with --repeats")
     try:
+        chosen = any(_given(ctx, name) for name in ("step_size", "lipschitz"))
         if repeats:
             from particles.cli.repeats import run
 
@@ -130,9 +131,9 @@ def command(
                 figure=figure,
                 quiet=quiet,
                 as_json=as_json,
+                advise=chosen and not quiet,
             )
             return
-        chosen = any(_given(ctx, name) for name in ("step_size", "lipschitz"))
         _run(
             folder,
             spec,

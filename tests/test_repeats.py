@@ -211,6 +211,13 @@ def test_repeats_in_turn_are_runs_bit_for_bit():
     the_same("all/repeat-1", "alone")
 
 
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    found = simulate("--steps", 2, "--repeats", 2, "--output", "all", code=2)
+    assert "--repeats are of one process; start them without torchrun" in found.stderr
+
+
 def test_a_folder_is_not_taken_for_another():
     simulate("--steps", 2, "--repeats", 3, "--output", "all", "-q")
     simulate("--steps", 2, "--output", "one", "-q")

@@ -8,8 +8,8 @@ of four Gaussians, the gradient at the particles and an Euler step. The plain lo
 the medians and ranges of the turns are printed as a table.
 
 The second table is the floor: what a step asks of torch, over what the machine does in the same process. At 5,000 + 5,000 most of
-the time is in matrix products; at 200 + 200 it is in Python and in torch's way to each kernel, some 470 times a step. With ``--compile`` a third one has what ``torch.compile``
-gains on the CPU; where there is a GPU, a last one has graphs beside plain steps.
+the time is in matrix products; at 200 + 200 it is in Python and in torch's way to each kernel, some 470 times a step. The third one has ten repeats in one batched network. With
+``--compile`` another one has what ``torch.compile`` gains on the CPU; where there is a GPU, a last one has graphs beside plain steps.
 """
 
 import itertools
@@ -28,6 +28,7 @@ from particles import KL, Cloud, DenseNetwork, Euler, Evolve, GradientFlow, Key,
 from particles.data.toy import four_gaussians
 from particles.flows.base import Flow
 from particles.flows.captured import Captured
+from particles.flows.together import Together
 from particles.run.allocator import keep_freed_memory
 
 WIDTHS, K, H, RATE = (32, 32, 32), 3, 0.5, 1e-3
@@ -39,7 +40,11 @@ def ours(source: Tensor, target: Tensor, compiled: str = "none") -> Callable[[],
     flow: Flow = GradientFlow(NeuralPotential(KL(), network, learning_rate=RATE, inner_steps=K), Cloud(target))
     if compiled != "none":
         flow = Captured(flow, fused=compiled == "full")
-    process = Evolve(flow, Euler(), Cloud(source), step_size=H)
+    return stepping(Evolve(flow, Euler(), Cloud(source), step_size=H))
+
+
+def stepping(process: Evolve) -> Callable[[], None]:
+    """Takes a process a step further with every call."""
     state = process.init()
 
     def step() -> None:
@@ -151,6 +156,39 @@ def seconds(step: Callable[[], object], steps: int) -> float:
     return (time.perf_counter() - begin) / steps
 
 
+def side_by_side(runs: int = 10, turns: int = 9) -> list[Row]:
+    """Repeats in one batched network beside one run: milliseconds of CPU per step, and so many times the one over all together."""
+    rows = []
+    for n, widths, steps in ((200, WIDTHS, 10), (200, (64, 64, 64), 5), (800, (64, 64, 64), 3)):
+        kinds = [repeats(n, widths, count) for count in (1, runs)]
+        for step in kinds:
+            cpu_seconds(step, 3)
+        taken = 1e3 * np.array([[cpu_seconds(step, steps) for step in kinds] for _ in range(turns)])
+        one, together = np.median(taken, 0)
+        ratio = np.median(runs * taken[:, 0] / taken[:, 1])
+        rows.append(
+            {
+                "N + N": n,
+                "network": ",".join(map(str, widths)),
+                "one, ms": f"{one:.2f}",
+                f"{runs} together, ms": f"{together:.2f}",
+                f"{runs} alone / together": f"{ratio:.2f}",
+            }
+        )
+    return rows
+
+
+def repeats(n: int, widths: tuple[int, ...], count: int) -> Callable[[], None]:
+    flows, (source, target) = [], problem(n)
+    for run in range(count):
+        network = DenseNetwork(2, widths, key=Key.of(run))
+        potential = NeuralPotential(KL(), network, learning_rate=RATE, inner_steps=K)
+        flows.append(GradientFlow(potential, Cloud(target)))
+    flow = flows[0] if count == 1 else Together(flows)
+    process = Evolve(flow, Euler(), Cloud(source.repeat(count, 1)), step_size=H)
+    return stepping(process)
+
+
 class Work(TorchDispatchMode):
     """Counts what is asked of torch: calls, floating-point operations of matrix products, bytes that the other kernels read and write."""
 
@@ -218,7 +256,11 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()  # as simulate does; here for both loops
-    measures: dict[str, Callable[[], list[Row]]] = {"Beside plain torch": against_plain, "The floor": floor}
+    measures: dict[str, Callable[[], list[Row]]] = {
+        "Beside plain torch": against_plain,
+        "The floor": floor,
+        "Repeats": side_by_side,
+    }
     if "--compile" in sys.argv:
         measures["torch.compile"] = fused
     if torch.cuda.is_available():
