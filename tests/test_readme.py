@@ -59,9 +59,9 @@ def test_commands_run_one_after_the_other():
 
 
 def test_options_that_are_named_exist():
-    from particles.cli import augment, compare, evaluate, plot, report, simulate, transport
+    from particles.cli import augment, compare, evaluate, info, plot, report, simulate, transport
 
-    modules = (augment, compare, evaluate, plot, report, simulate, transport)
+    modules = (augment, compare, evaluate, info, plot, report, simulate, transport)
     commands = (module.command for module in modules)
     parameters = [parameter for command in commands for parameter in command.params]
     options = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
