@@ -10,8 +10,8 @@ from torch import Tensor
 
 from particles.keys import Key
 
-ROWS = 1 << 16
-"""The most points of a cloud that are worked on at once where the result is small: clouds may be as large as memory allows."""
+NUMBERS = 1 << 20
+"""The most coordinates that are worked on at once where the result is small or there already: clouds may be as large as memory allows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +119,14 @@ class Cloud:
         return torch.logsumexp(values + self.weight.log(), -1)
 
 
+def at_once(x: Tensor) -> int:
+    """The most rows of ``x`` that are worked on at once; a multiple of 16, by which torch draws normal numbers."""
+    return max(16, NUMBERS // max(x.shape[1], 1) // 16 * 16)
+
+
 def squares(x: Tensor, y: Tensor | None = None) -> Tensor:
     """The squared length of each row of ``x``, or of ``x - y``, with shape (n,); no memory as large as ``x`` is asked for."""
-    parts = x.split(ROWS) if y is None else (a - b for a, b in zip(x.split(ROWS), y.split(ROWS)))
+    parts = x.split(at_once(x)) if y is None else (a - b for a, b in zip(x.split(at_once(x)), y.split(at_once(x))))
     return torch.cat([part.square().sum(1) for part in parts])
 
 

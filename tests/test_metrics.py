@@ -13,6 +13,7 @@ from problems import cloud, normal
 from scipy.stats import wasserstein_distance
 
 from particles import Cloud, Key, energy_distance, nearest_ratio, sinkhorn, summarise, w2
+from particles.metrics import memorisation
 
 
 def test_w2_of_a_translation_is_its_length():
@@ -70,6 +71,18 @@ def test_distances_scale_and_bound_each_other(shift, scale, seed):
     w1 = wasserstein_distance(a.x[:, 0], b.x[:, 0])
     assert w1 <= w2(a, b) * (1 + 1e-9)
     assert energy_distance(a, b) <= 2 * w1 * (1 + 1e-9)
+
+
+def test_nearest_neighbours_in_many_columns_are_those_of_a_tree(monkeypatch):
+    """Far from the origin, with copies and points that repeat; in several parts."""
+    y = normal(400, 30, "y") + 1e3
+    y[50:60] = y[:10]
+    a, b = Cloud(torch.cat((y[:20], y[30:90] + 1e-3))), Cloud(y)
+    products = memorisation._neighbours(a, b, 2, pairs=400 * 7)
+    monkeypatch.setattr(memorisation, "TREE", 99)
+    torch.testing.assert_close(products, memorisation._neighbours(a, b, 2), rtol=1e-12, atol=0)
+    assert products[:20, 0].eq(0).all()
+    assert products[:10].eq(0).all()
 
 
 def test_nearest_ratio():

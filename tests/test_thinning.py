@@ -9,7 +9,7 @@ from particles.cli import main
 
 import particles as pt
 from particles import cloud as clouds
-from particles.data import export, tables
+from particles.data import tables
 from particles.report.facts import sentence, settings, state
 from particles.report.player import players
 from particles.run.reader import Run
@@ -94,7 +94,7 @@ def test_no_group_is_left_out(most, counts):
 def test_the_end_as_another_file_holds_the_same_numbers(rows, monkeypatch):
     """Written in several parts, too."""
     run(*rows, "-o", "csv")
-    monkeypatch.setattr(export, "ROWS", 7)
+    monkeypatch.setattr(clouds, "NUMBERS", 32)
     run(*rows, "--export", "parquet", "-o", "parquet")
     run(*rows, "-o", "parts")
     a, b = pd.read_csv("csv/particles.csv"), pd.read_parquet("parquet/particles.parquet")
@@ -107,7 +107,7 @@ def test_the_end_as_another_file_holds_the_same_numbers(rows, monkeypatch):
 
 
 def test_the_end_as_an_array_is_the_last_snapshot(folder, monkeypatch):
-    monkeypatch.setattr(export, "ROWS", 7)
+    monkeypatch.setattr(clouds, "NUMBERS", 32)
     words = ("--target", "moons", "--target-size", 30, "--holdout", 0, "--flow", "mmd", "--steps", 2, "--carried", 9)
     run(*words, "--export", "npy", "-o", "run")
     end = Run.open("run").trajectory[-1]
@@ -130,8 +130,7 @@ def test_points_are_the_same_in_parts_as_at_once(monkeypatch):
     np.testing.assert_allclose(points, x, rtol=1e-5, atol=1e-5)
     far = whole.x.clone()
     far[[3, 20, 45], 1] = 3e38
-    for module in (tables, clouds):
-        monkeypatch.setattr(module, "ROWS", 8)
+    monkeypatch.setattr(clouds, "NUMBERS", 48)
     assert torch.equal(schema.encode(table).x, whole.x)
     np.testing.assert_array_equal(schema.points(whole.x), points)
     assert torch.equal(clouds.squares(whole.x, whole.x.flip(0)), squares)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from particles.cloud import ROWS, Cloud
+from particles.cloud import Cloud, at_once
 from particles.data.tables import Schema
 
 
@@ -30,7 +30,8 @@ def write(schema: Schema, cloud: Cloud, path: Path, kind: str = "csv") -> None:
         path: The file.
         kind: ``csv``, ``parquet``, or ``npy``: the numbers alone, of one type that holds those of all columns, with shape (n, columns).
     """
-    frames = (schema.decode(cloud.take(slice(begin, begin + ROWS))) for begin in range(0, len(cloud), ROWS))
+    rows = at_once(cloud.x)
+    frames = (schema.decode(cloud.take(slice(begin, begin + rows))) for begin in range(0, len(cloud), rows))
     if kind == "npy":
         _npy(frames, len(cloud), path)
     elif kind == "parquet":

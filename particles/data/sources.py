@@ -7,14 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from particles.cloud import ROWS, Cloud
+from particles.cloud import Cloud, at_once
 from particles.keys import Key
 
 
 def gaussian(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cloud:
     """Independent normal coordinates with this mean and standard deviation."""
     generator, x = key.generator(), _room(target, count)
-    for part in x.split(ROWS):
+    for part in x.split(at_once(x)):
         part.copy_(mean + std * torch.randn(part.shape, generator=generator, dtype=torch.float64))
     return _like(target, x, _shares(target, count))
 
@@ -22,7 +22,7 @@ def gaussian(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cl
 def uniform(target: Cloud, count: int, mean: float, std: float, key: Key) -> Cloud:
     """Uniform in a cube, its coordinates with this mean and standard deviation: of side std · √12."""
     generator, x = key.generator(), _room(target, count)
-    for part in x.split(ROWS):
+    for part in x.split(at_once(x)):
         chance = torch.rand(part.shape, generator=generator, dtype=torch.float64)
         part.copy_(mean + std * math.sqrt(12) * (chance - 0.5))
     return _like(target, x, _shares(target, count))
@@ -41,7 +41,7 @@ def bootstrap(target: Cloud, count: int, mean: float, std: float, key: Key) -> C
             here = label == c
             rows[here] = own[torch.randint(len(own), (int(here.sum()),), generator=generator)]
     x, places = _room(target, count), target.x.cpu().double()
-    for part, chosen in zip(x.split(ROWS), rows.split(ROWS)):
+    for part, chosen in zip(x.split(at_once(x)), rows.split(at_once(x))):
         part.copy_(places[chosen] + mean + std * torch.randn(part.shape, generator=generator, dtype=torch.float64))
     return _like(target, x, label)
 

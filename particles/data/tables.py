@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from particles.cloud import ROWS, Cloud
+from particles.cloud import Cloud, at_once
 from particles.data.files import Rows, array_frame, read_rows, some
 from particles.data.kinds import plain_dtype
 
@@ -250,10 +250,11 @@ class Schema:
                 f"{table.name} has column {a!r} where {self.table.name} has {b!r}; give both the same columns"
             )
         x, largest = torch.empty(len(table), len(self.shift), dtype=self.dtype), np.zeros(len(self.shift))
-        for begin in range(0, len(table), ROWS):
-            part = (table.values[begin : begin + ROWS, self.varying] - self.shift) / self.unit
+        rows = at_once(x)
+        for begin in range(0, len(table), rows):
+            part = (table.values[begin : begin + rows, self.varying] - self.shift) / self.unit
             largest = np.maximum(largest, np.abs(part).max(0))
-            x[begin : begin + ROWS] = torch.from_numpy(part)
+            x[begin : begin + rows] = torch.from_numpy(part)
         _check_range(table, largest, self.varying, self.dtype, math.sqrt(torch.finfo(self.dtype).max))
         label = None
         if self.levels is not None:
@@ -281,15 +282,16 @@ class Schema:
             ~self._needs_double & (x.dtype == torch.float32), np.finfo(np.float32).max, np.finfo(np.float64).max
         )
         points, columns = 0, np.zeros(len(self.shift), dtype=bool)
-        for begin in range(0, len(x), ROWS):
-            part = x[begin : begin + ROWS].detach().cpu().double().numpy()
+        rows = at_once(x)
+        for begin in range(0, len(x), rows):
+            part = x[begin : begin + rows].detach().cpu().double().numpy()
             with np.errstate(over="ignore", invalid="ignore"):  # checked below
                 values = part * self.unit + self.shift
             lost = np.isfinite(part) & ~(np.abs(values) <= largest)
             points, columns = points + int(lost.any(1).sum()), columns | lost.any(0)
             if into is not None:
                 with np.errstate(over="ignore", invalid="ignore"):
-                    into[begin : begin + ROWS] = values
+                    into[begin : begin + rows] = values
         if points:
             raise FloatingPointError(
                 f"column {self.columns[int(columns.argmax())]!r}: {points} of {len(x)} points are too large to be written in its unit; "

@@ -12,7 +12,7 @@ from types import FrameType
 
 import torch
 
-from particles.cloud import ROWS, Cloud
+from particles.cloud import Cloud, at_once
 from particles.potentials.base import Info
 from particles.processes import Process, State
 from particles.run.allocator import keep_freed_memory
@@ -155,7 +155,7 @@ def sentence(k: int, error: BaseException) -> str:
 
 def check_points(cloud: Cloud) -> None:
     """Raises FloatingPointError unless all points of a cloud are finite, carried ones too."""
-    bad = sum(int((~torch.isfinite(part).all(1)).sum()) for part in cloud.x.split(ROWS))
+    bad = sum(int((~torch.isfinite(part).all(1)).sum()) for part in cloud.x.split(at_once(cloud.x)))
     if bad:
         raise FloatingPointError(f"{bad} of {len(cloud)} points are not finite; {CURES}")
 

@@ -11,18 +11,17 @@ softmin of distances with its gradient, in float32. With ``--output`` a figure i
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 from measure import Row, fitted, forget_peak, peak, seconds, table
 
@@ -69,6 +68,7 @@ class Series:
     against: str
     problems: list[tuple[int, int, int]]
     wanted: str = ""
+    unit: str = "s"
 
     @property
     def sizes(self) -> list[int]:
@@ -80,14 +80,17 @@ class Series:
 def series(quick: bool) -> list[Series]:
     many = (10_000, 20_000, 40_000) if quick else (10_000, 30_000, 100_000, 300_000, 1_000_000)
     pairs = (2000, 4000, 8000) if quick else (4000, 8000, 16_000, 32_000)
+    tall = (100_000, 200_000, 400_000) if quick else (300_000, 1_000_000, 3_000_000)
     fixed, few = (10_000, 2000) if quick else (100_000, 8000)
     wide = (2, 10, 50) if quick else (2, 5, 10, 20, 50, 100, 200)
     return [
         Series("neural", "M + N", [(n, n, 2) for n in many], "1.0 ± 0.1"),
+        Series("neural", "M + N", [(n, n, 2) for n in many], "linear", "bytes"),
         Series("neural", "M", [(m, many[0], 2) for m in many[1:]]),
         Series("neural", "N", [(many[0], n, 2) for n in many[1:]]),
         Series("neural", "d", [(fixed, fixed, d) for d in wide]),
         Series("pairwise", "M · N", [(n, n, 2) for n in pairs], "1.0 ± 0.05"),
+        Series("pairwise", "M + N", [(n, 500, 2) for n in tall], "linear", "bytes"),
         Series("pairwise", "M", [(m, few, 2) for m in pairs]),
         Series("pairwise", "N", [(few, n, 2) for n in pairs]),
         Series("pairwise", "d", [(few, few, d) for d in wide]),
@@ -162,22 +165,21 @@ def run(folder: Path, flow: str, n: int, steps: int, count: int) -> float:
     ]
     words += ["--trajectory-particles", "100", "--export", "npy", "--no-figure", "-q", "-o", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    import time
 
     return seconds(
         lambda: subprocess.run(words, check=True, env=environment, capture_output=True), clock=time.perf_counter
     )
 
 
-def figure(found: list[tuple[Series, str, list[float]]], path: Path) -> None:
+def figure(found: list[tuple[Series, list[float]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     canvas = Figure(figsize=(11, 4.2), layout="constrained")
     for ax, (unit, title) in zip(
         canvas.subplots(1, 2), (("s", "CPU seconds per step"), ("bytes", "peak memory, bytes"))
     ):
-        for one, what, values in found:
-            if what == unit and one.against in ("M + N", "M · N"):
+        for one, values in found:
+            if one.unit == unit and one.against in ("M + N", "M · N"):
                 total = [m + n for m, n, _ in one.problems]
                 ax.loglog(
                     total, values, "o-", label=f"{TITLES[one.kind]} ∝ ({one.against})^{fitted(one.sizes, values)}"
@@ -201,32 +203,23 @@ def main() -> None:
         kind, *problem = options.peak
         print(taken(kind, tuple(map(int, problem))))  # type: ignore[arg-type]
         return
-    found: list[tuple[Series, str, list[float]]] = []
+    found: list[tuple[Series, list[float]]] = []
     rows: list[Row] = []
     for one in series(options.quick):
-        measures = [("s", times(one, options.turns))]
-        if one.against in ("M + N", "M · N"):
-            measures.append(("bytes", memory(one)))
-        for unit, values in measures:
-            found.append((one, unit, values))
-            against = one.against if unit == "s" else "M + N"
-            sizes = one.sizes if unit == "s" else [m + n for m, n, _ in one.problems]
-            ends = [f"{v:.3g} s" if unit == "s" else f"{v / 1e6:.3g} MB" for v in (values[0], values[-1])]
-            rows.append(
-                {
-                    "what": TITLES[one.kind],
-                    "from (M, N, d)": str(one.problems[0]),
-                    "to": str(one.problems[-1]),
-                    "from": ends[0],
-                    "to ": ends[1],
-                    "against": against,
-                    "exponent": fitted(sizes, values),
-                    "wanted": one.wanted if unit == "s" else "linear",
-                }
-            )
-            print(
-                json.dumps([one.kind, one.against, unit, sizes, list(np.round(values, 6))]), file=sys.stderr, flush=True
-            )
+        values = times(one, options.turns) if one.unit == "s" else memory(one)
+        found.append((one, values))
+        first, last = (f"{v:.3g} s" if one.unit == "s" else f"{v / 1e6:.3g} MB" for v in (values[0], values[-1]))
+        rows.append(
+            {
+                "what": TITLES[one.kind],
+                "from M, N, d": " × ".join(f"{n:,}" for n in one.problems[0]),
+                "to": " × ".join(f"{n:,}" for n in one.problems[-1]),
+                "takes": f"{first} to {last}",
+                "as a power of": one.against,
+                "exponent": fitted(one.sizes, values),
+                "wanted": one.wanted,
+            }
+        )
     print(table(rows))
     if more := processes(options.quick, options.processes):
         print(f"\nProcesses (`torchrun --nproc-per-node=W`), one thread each, seconds of the wall:\n\n{table(more)}")
