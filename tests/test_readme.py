@@ -47,7 +47,7 @@ def test_commands_run_one_after_the_other():
         f"PARTICLES_{command}_{name}": value for command in ("SIMULATE", "COMPARE") for name, value in small.items()
     }
     commands = [line.partition("#")[0].partition("|")[0].split() for line in block.splitlines()]
-    assert len(commands) == 19
+    assert len(commands) == 20
     for words in commands:
         found = CliRunner().invoke(main, words[1:], env=environment, auto_envvar_prefix="PARTICLES")
         assert found.exit_code == 0, (words, found.output)

@@ -18,13 +18,22 @@ from torch.autograd.function import once_differentiable
 
 
 def operator_norms(weights: Tensor) -> Tensor:
-    """The largest singular value of each matrix, for a stack with shape (..., rows, columns): the root of its Gram matrix' largest eigenvalue."""
+    """The largest singular value of each matrix, for a stack with shape (..., rows, columns): the root of its Gram matrix' largest eigenvalue.
+
+    Raises:
+        FloatingPointError: If a matrix has a number that is not finite; on a GPU its norm is none either, and nothing is raised.
+    """
     double = weights.double()
     gram = double @ double.mT if weights.shape[-2] <= weights.shape[-1] else double.mT @ double
     if weights.is_cuda:  # where a solver would wait for the device, and could not be captured in a graph
         largest = by_squaring(gram, 22 if weights.dtype == torch.float32 else 50)
     else:
-        largest = torch.linalg.eigvalsh(gram)[..., -1].clamp_(min=0)
+        try:
+            largest = torch.linalg.eigvalsh(gram)[..., -1].clamp_(min=0)
+        except torch.linalg.LinAlgError:  # which blames the matrix for being ill-conditioned
+            raise FloatingPointError(
+                "the weights of a discriminator have non-finite values; a smaller learning_rate, step_size or lipschitz may help"
+            ) from None
     norms: Tensor = largest.sqrt_().to(weights.dtype)
     return norms
 
