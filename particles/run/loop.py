@@ -131,6 +131,7 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
                     _warn_if_still(begun, state, row)
                 begun, shown = None, None if path[-1] is state else path[-1]
                 store.log(path, row | _look(observers, path[-1]))
+                del path  # it would keep these particles beside all that follow
                 if store.logs(state.k):
                     regular.append(store.rows[-1])
             if last or store.saves(state.k):

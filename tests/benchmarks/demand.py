@@ -58,6 +58,7 @@ def one(case: dict[str, object]) -> None:
     torch.set_num_threads(1)
     settings = dict(case)
     rows, dimension = int(settings.pop("n")), int(settings.pop("d", 2))  # type: ignore[call-overload]
+    steps = int(settings.pop("steps", 1))  # type: ignore[call-overload]
     sizes = []
     check = demand.check_memory
     demand.check_memory = lambda spec, size: (sizes.append(size), check(spec, size))  # type: ignore[assignment]
@@ -65,7 +66,7 @@ def one(case: dict[str, object]) -> None:
         path = Path(folder, "x.npy")
         np.save(path, np.random.default_rng(0).normal(size=(rows, dimension)).astype("f4"))
         settings["network"] = tuple(settings.get("network", (64, 64, 64)))  # type: ignore[arg-type]
-        simulation = build(Specification(str(path), steps=1, holdout=0, **settings))  # type: ignore[arg-type]
+        simulation = build(Specification(str(path), steps=steps, holdout=0, **settings))  # type: ignore[arg-type]
         store = simulation.store(Path(folder, "run"))
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = megabytes("VmRSS:")
