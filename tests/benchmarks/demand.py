@@ -18,6 +18,7 @@ CASES: list[dict[str, object]] = [
     {"n": 200},
     {"n": 200, "flow": "w2"},
     {"n": 100_000, "d": 10, "inner_steps": 1},
+    {"n": 5000, "particles": 1_000_000, "d": 10, "batch_size": 512, "steps": 4, "log_every": 2},
     {"n": 100_000, "d": 100, "inner_steps": 1, "metric_size": 50},
     {"n": 100_000, "d": 10, "inner_steps": 1, "network": [512, 512]},
     {"n": 100_000, "d": 10, "inner_steps": 1, "network": [512, 512], "batch_size": 500},
