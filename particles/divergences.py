@@ -117,7 +117,7 @@ class _Bracketed(Divergence):
 
     def density(self, values: Tensor, q: Cloud) -> Tensor:
         top = values.detach().max()
-        below = values.detach().double() - top.double()
+        below = values.detach().double() - top
         return self.conjugate_derivative(below + self._drop(values, top, q)).to(values.dtype)
 
     def objective(self, on_p: Tensor, on_q: Tensor, p: Cloud, q: Cloud) -> Tensor:
@@ -125,8 +125,8 @@ class _Bracketed(Divergence):
         # domain of f* a float32 φ of 1e4 would leave no digits of φ − ν.
         top = on_q.detach().max()
         drop = self._drop(on_q, top, q)
-        below = on_q.double() - top.double()
-        value = p.mean(on_p.double() - top.double()) + drop - q.mean(self.conjugate(below + drop))
+        below = on_q.double() - top
+        value = p.mean(on_p.double() - top) + drop - q.mean(self.conjugate(below + drop))
         return value.to(on_p.dtype)
 
     def _drop(self, values: Tensor, top: Tensor, q: Cloud) -> Tensor:
@@ -135,15 +135,15 @@ class _Bracketed(Divergence):
         Sixteen points of the bracket are tried at once, so that a dozen launches and no host synchronisation
         replace fifty bisections.
         """
-        below = values.detach().double() - top.double()
+        below = values.detach().double() - top
         lightest = torch.full_like(below[:1], 1 / len(q)) if q.weight is None else q.weight.min().double()[None]
         low = torch.zeros_like(below[:1])
         high = torch.minimum(-below.min(), self.derivative(1 / lightest))
-        grid = torch.arange(1, 16, dtype=below.dtype, device=below.device) / 16
+        grid = torch.arange(1, 16, device=below.device) / 16
         for _ in range(13):  # 16^13 = 2^52: to the last digit of the bracket
             tried = low + grid * (high - low)  # (15,)
             mass = q.mean(self.conjugate_derivative(below + tried[:, None]))  # (15,)
-            short = (mass < 1).sum().double()
+            short = (mass < 1).sum()
             low, high = low + short / 16 * (high - low), low + (short + 1) / 16 * (high - low)
         return ((low + high) / 2)[0]
 

@@ -106,6 +106,20 @@ def test_normalisation(divergence):
     assert float(divergence.conjugate(0 * one)) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("divergence", ALL, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=["float32", "float64"])
+def test_precision_in_is_precision_out(divergence, dtype):
+    x, q = torch.tensor([0.5, 1.0, 2.0], dtype=dtype), Cloud(torch.zeros(3, 1, dtype=dtype))
+    functions = [divergence.f, divergence.derivative, divergence.curvature, lambda x: divergence.density(-x, q)]
+    functions += [
+        lambda x: divergence.conjugate(-x),
+        lambda x: divergence.conjugate_derivative(-x),
+        lambda x: divergence.nu(x, q),
+    ]
+    functions += [lambda x: divergence.marginal(x, 1.0), lambda x: divergence.objective(x, -x, q, q)]
+    assert {function(x).dtype for function in functions} == {dtype}
+
+
 @pytest.mark.parametrize("divergence", SMOOTH, ids=repr)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_nu_is_optimal(divergence, weighted):

@@ -42,7 +42,7 @@ class AdamsBashforth(Stepper):
     def step(
         self, flow: Flow, t: float, dt: float, cloud: Cloud, memory: Memory, key: Key
     ) -> tuple[Cloud, Memory, Info]:
-        past = list(memory[:-1])
+        past = memory[:-1]
         times = [t, *memory[-1].tolist()] if memory else [t]
         if len(times) < self.order:
             end, stages, info = self.starter.advance(flow, t, dt, cloud, key)
