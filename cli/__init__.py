@@ -6,11 +6,13 @@ if __name__ != "particles.cli":
         "run `pip install -e .` in the project's root, then `particles` or `python -m particles.cli`"
     )
 
+import errno
 import importlib
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -40,6 +42,12 @@ class Commands(click.Group):
         except KeyboardInterrupt:  # of which the command had nothing to say
             click.echo("Interrupted", err=True)
             sys.exit(130)
+        except OSError as error:  # likewise, such as a name that is too long
+            if error.errno == errno.EPIPE:  # nobody reads on, which is no error
+                raise
+            from particles.cli.options import disk
+
+            raise disk(error, Path()) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

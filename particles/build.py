@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("particles")
 
+LOOSE = {
+    "target", "source", "steps", "stop_energy", "patience", "backend", "compile", "device", "threads", "chunk_size",
+    "log_every", "metric_every", "snapshot_every", "checkpoint_every", "metric_size", "trajectory_particles", "export",
+}  # fmt: skip
+"""The settings of reports, of the machine and of the end: a checkpoint is that of the run with any of them."""
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -81,6 +87,7 @@ class Simulation:
             progress=progress,
             rows=self.rows,
             export=spec.export,
+            settings=self._settings(),
         )
         if (reached := folder.reached()) is not None and reached > spec.steps:
             raise RunError(
@@ -95,6 +102,11 @@ class Simulation:
                 rows: dict[str, Any] = {} if self.rows is None else {"rows": self.rows.numpy()}
                 np.savez(file, target=target, holdout=holdout, **rows, **self._labels())
         return folder
+
+    def _settings(self) -> dict[str, Any]:
+        """What its particles depend on: the settings but for those of reports and of the machine, and its data."""
+        made = {name: value for name, value in dataclasses.asdict(self.spec).items() if name not in LOOSE}
+        return made | {name: value for name, value in self.noted["data"].items() if name.endswith("_fingerprint")}
 
     def check_room(self, path: Path, warn: bool = True, runs: int = 1) -> None:
         """Whether the run, or so many like it, fits on the disk of a folder, what is in the folder already left out of account.

@@ -203,3 +203,31 @@ def test_names_do_not_steer_the_terminal():
     assert "\x1b" not in found.output
     Path("bad.csv").write_text("a\x1b[31m,b\n1,2\n3,x\x1b[0m\n")
     assert "\x1b" not in refused("simulate", "--target", "bad.csv", "-o", "bad")
+
+
+def test_the_checkpoint_of_another_run_is_not_gone_on_from():
+    """Its clouds have the same shapes, but its settings are others; those that a run may change are not looked at."""
+    done("simulate", "--target", "moons", *SMALL, "--steps", 5, "--record", "--seed", 1, "-o", "other")
+    shutil.copy("other/checkpoint.pt", "run")
+    said = refused("simulate", "--resume", "run", "--steps", 6, "-q")
+    assert "its checkpoint is of a run with --seed = 1, not 0" in said
+    done("simulate", "--resume", "other", "--steps", 6, "-q")
+
+
+def test_settings_that_were_changed_by_hand_are_not_gone_on_with():
+    path = Path("run/spec.toml")
+    before = path.read_text()
+    path.write_text(before.replace("checkpoint_every = 100", "checkpoint_every = 2"))
+    done("simulate", "--resume", "run", "--steps", 4, "-q")
+    path.write_text(before.replace("learning_rate = ", "learning_rate = 2"))
+    assert path.read_text() != before
+    assert "its checkpoint is of a run with --learning-rate = 0.001, not 20.001" in refused(
+        "simulate", "--resume", "run", "--steps", 6, "-q"
+    )
+
+
+def test_names_that_no_file_can_have():
+    for words in (["--target", "moons", "-o", "e" * 300], ["--target", "moons", "-o", "/".join(["d" * 200] * 25)], ["--resume", "e" * 300], ["--target", "e" * 300 + ".csv"]):  # fmt: skip
+        assert "File name too long" in refused("simulate", *words)
+    assert "File name too long" in refused("plot", "e" * 300)
+    assert "File name too long" in refused("augment", "new.csv", "-o", "e" * 300)

@@ -201,6 +201,32 @@ def test_adaptive_estimate_of_a_quadrature():
     np.testing.assert_allclose([row["error"] for row in rows], 0.5**3 / 24, rtol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("planned", "h", "then"), [(0.4, 0.85, 0.4), (0.3, 0.2, 0.4), (0.42, 0.42, 0.4), (0.01, 0.01, 0.05)]
+)
+def test_adaptive_plans_what_the_error_asks_for(planned, h, then):
+    """With errors of h³ / 24 every substep asks for 0.9 (24 tolerance)^(1/3) next, here 0.4, or for the most that a size grows.
+
+    That the end of the step cuts one short, here to 0.05 and to 0.2, does not make the next one smaller.
+    """
+    stepper, x = Adaptive((0.4 / 0.9) ** 3 / 24), Cloud(torch.zeros(2, 1, dtype=DOUBLE))
+    flow = Analytic(lambda t, x: 0 * x + t**2)
+    _, (size,), _ = stepper.step(flow, 0.0, h, x, (torch.tensor(planned, dtype=DOUBLE),), Key.of(0))
+    assert float(size) == pytest.approx(then)
+
+
+def test_a_thousandth_is_the_error_unless_told():
+    assert Adaptive().tolerance == 1e-3
+
+
+def test_adaptive_accepts_an_error_of_just_the_tolerance():
+    x = Cloud(normal(3, 2, "x"))
+    _, _, info = Adaptive(1.0).step(Analytic(rotating), 0.0, 0.5, x, Adaptive(1.0).init(), Key.of(0))
+    stepper = Adaptive(info["error"])
+    _, _, again = stepper.step(Analytic(rotating), 0.0, 0.5, x, stepper.init(), Key.of(0))
+    assert (again["substeps"], again["rejected"], again["error"]) == (1, 0, info["error"])
+
+
 def test_adaptive_sees_its_error_where_the_pair_is_blind():
     """For x' = −x the pair's two solutions agree at h = 1, where both are far from e⁻¹."""
     x = normal(5, 2, "x")

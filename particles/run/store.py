@@ -197,6 +197,8 @@ class Folder(Store):
         progress: Called with the step and the row after every logged step.
         rows: The rows of the particles whose way is kept, ascending, with shape (K,); ``None`` for all.
         export: The kind of file that the end is written to: ``csv``, ``npy`` or ``parquet``.
+        settings: What the run is made of, in plain numbers and words. It is kept with every checkpoint, and one that was made with
+            other settings is not resumed from.
 
     Raises:
         ValueError: If ``snapshot_every`` is not a multiple of ``log_every``.
@@ -213,6 +215,7 @@ class Folder(Store):
         progress: Callable[[int, Row], None] | None = None,
         rows: torch.Tensor | None = None,
         export: str = "csv",
+        settings: dict[str, Any] | None = None,
     ):
         if snapshot_every % log_every:
             raise ValueError(f"snapshot_every must be a multiple of log_every ({log_every}), not {snapshot_every}")
@@ -224,6 +227,7 @@ class Folder(Store):
         self.progress = progress
         self.shown = rows
         self.export = export
+        self.settings = settings or {}
         self.rows = []
         self.recording = Recording(path)
         self.taken: list[int] | None = None  # the steps of the snapshots, once they have been read
@@ -286,6 +290,12 @@ class Folder(Store):
             x, like = saved["x"], first.cloud.x
             if x.shape != like.shape or x.dtype != like.dtype or not isinstance(saved["k"], int) or saved["k"] < 0:
                 raise ValueError(f"its particles are {x.dtype} {tuple(x.shape)}, not {like.dtype} {tuple(like.shape)}")
+            made = dict(saved.get("settings", {}))  # none by an earlier version
+            for name in self.settings.keys() & made.keys():
+                if made[name] != self.settings[name]:
+                    raise ValueError(
+                        f"its checkpoint is of a run with {name} = {made[name]}, not {self.settings[name]}"
+                    )
             process.load_state_dict(saved["process"])
             memory = tuple(tensor.to(device) for tensor in saved["memory"])
             return State(saved["k"], saved["t"], first.cloud.at(saved["x"].to(device)), memory)
@@ -380,6 +390,7 @@ class Folder(Store):
             "x": state.cloud.x,
             "memory": list(state.memory),
             "process": process.state_dict(),
+            "settings": self.settings,
         }
 
     def put(self, saved: dict[str, Any]) -> None:

@@ -1,0 +1,44 @@
+"""The mutants that no test can tell from the program, or that are not worth a test, by why."""
+
+WHY = {
+    "a bound that is not reached, or a tolerance's or bracket's last digit": (
+        "divergences.py: _Bracketed.marginal: 100 -> 101",
+        "divergences.py: _Bracketed.marginal: 1 -> 2",
+        "divergences.py: _Bracketed._drop: 1 -> 2 (4)",
+        "divergences.py: _Bracketed._drop: 13 -> 14",
+        "steppers/cfl.py: cfl: 2000 -> 2001",
+    ),
+    "differs where two numbers are equal to the last bit, and is as right there": (
+        "divergences.py: _Bracketed.marginal: step.abs() <= 1e-13 * (1 + u.abs()) -> step.abs() < 1e-13 * (1 + u.abs())",
+        "divergences.py: _Bracketed._drop: mass < 1 -> mass <= 1",
+        "steppers/adaptive.py: Adaptive.step: planned >= left * (1 - 1e-09) -> planned > left * (1 - 1e-09)",
+    ),
+    "both branches are 0 there, or an outer branch decides": (
+        "divergences.py: ReverseKL._beside: s > 0 -> s >= 0",
+        "divergences.py: JensenShannon._beside: s > 0 -> s >= 0",
+        "divergences.py: Alpha._beside: s > 0 -> s >= 0",
+        "divergences.py: W1.derivative: x > 1 -> x >= 1",
+    ),
+    "keeps NaN out of a branch that is not taken": (
+        "divergences.py: ReverseKL._beside: s.clamp(min=0) -> s",
+        "divergences.py: JensenShannon._beside: s.clamp(min=0) -> s",
+    ),
+    "the gradient through the shift is E (f*)' - 1, which is 0 at the root": (
+        "divergences.py: _Bracketed.objective: on_q.detach() -> on_q",
+    ),
+    "a weight in single precision is rounded anyway, as its values are": (
+        "divergences.py: _Bracketed._drop: q.weight.min().double() -> q.weight.min()",
+    ),
+    "seen on a GPU alone": (
+        "divergences.py: _Bracketed._drop: torch.arange(1, 16, device=below.device) -> torch.arange(1, 16)",
+    ),
+    "the same number as another type": (
+        "steppers/adams.py: AdamsBashforth.step: memory[-1].tolist() -> memory[-1]",
+        "steppers/adams.py: coefficients: float(integral(1.0) / np.prod(node - others)) -> integral(1.0) / np.prod(node - others)",
+        "steppers/adaptive.py: Adaptive.step: float(size) -> size",
+        "steppers/adaptive.py: Adaptive.step: float(substeps) -> substeps",
+        "steppers/adaptive.py: Adaptive.step: float(rejected) -> rejected",
+    ),
+    "spares work of which nothing is left": ("steppers/runge_kutta.py: _moved: weight -> True",),
+}
+EQUIVALENT = {name: why for why, names in WHY.items() for name in names}
