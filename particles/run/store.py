@@ -291,11 +291,9 @@ class Folder(Store):
             if x.shape != like.shape or x.dtype != like.dtype or not isinstance(saved["k"], int) or saved["k"] < 0:
                 raise ValueError(f"its particles are {x.dtype} {tuple(x.shape)}, not {like.dtype} {tuple(like.shape)}")
             made = dict(saved.get("settings", {}))  # none by an earlier version
-            for name in self.settings.keys() & made.keys():
-                if made[name] != self.settings[name]:
-                    raise ValueError(
-                        f"its checkpoint is of a run with {name} = {made[name]}, not {self.settings[name]}"
-                    )
+            for name, value in self.settings.items():
+                if made.get(name, value) != value:
+                    raise ValueError(f"its checkpoint is of a run with {name} = {made[name]}, not {value}")
             process.load_state_dict(saved["process"])
             memory = tuple(tensor.to(device) for tensor in saved["memory"])
             return State(saved["k"], saved["t"], first.cloud.at(saved["x"].to(device)), memory)
@@ -390,13 +388,12 @@ class Folder(Store):
             "x": state.cloud.x,
             "memory": list(state.memory),
             "process": process.state_dict(),
-            "settings": self.settings,
         }
 
     def put(self, saved: dict[str, Any]) -> None:
         """Replaces the checkpoint."""
         with replacing(self.path / "checkpoint.pt") as draft, open(draft, "wb") as file:
-            torch.save(saved, file)  # given a name, it would write that into the file
+            torch.save(saved | {"settings": self.settings}, file)  # given a name, it would write that into the file
 
     @writing
     def keep(self, k: int, tape: Tape) -> None:
