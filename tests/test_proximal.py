@@ -225,6 +225,50 @@ def test_length_is_the_inverse_of_the_curvature(carried):
     assert float(_longest(c, moved)) == 2
 
 
+def test_defaults():
+    assert (Proximal.order, Proximal().mode, Proximal().max_inner, Proximal().tolerance) == (1, "implicit", 20, 1e-3)
+
+
+def test_implicit_steps_end_at_kinks():
+    """There the residual does not vanish, but steps become short; in other units it is the same problem."""
+    found = []
+    for scale in (1.0, 1 / 128):
+        _, info = one(valley(0.7 * scale), Proximal(max_inner=60), Cloud(scale * normal(30, 2, "y")), 3.0)
+        assert info["inner"] < 20
+        found.append((info["inner"], info["descent"] / scale**2))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_the_longer_of_two_lengths_is_tried():
+    """With the shorter one steps become short before they arrive: 3 per cent of the descent are left."""
+    y = cloud(30, 2, "y")
+    found = [
+        one(transport_flow(), Proximal(max_inner=60, tolerance=tolerance), y, 0.3)[1]["descent"]
+        for tolerance in (1e-3, 1e-6)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=5e-3)
+
+
+@pytest.mark.parametrize("mode", ["semi-implicit", "implicit"])
+def test_where_the_origin_is_and_who_rides_along_do_not_count(mode):
+    """When inner steps end, and what is measured, depends on the ways of the particles alone."""
+    steep, far = torch.tensor([1.0, 30.0], dtype=DOUBLE), torch.tensor([1e4, -1e4], dtype=DOUBLE)
+    y, found = normal(20, 2, "y"), []
+    riders = 50 * normal(5, 2, "riders")
+    for centre, ride in ((0 * far, False), (far, False), (0 * far, True)):
+        flow = Analytic(
+            lambda t, x, c=centre: -steep * (x - c), lambda x, c=centre: (steep * (x - c).square()).sum(1) / 2
+        )
+        begin = Cloud(y + centre).join(Cloud(riders)) if ride else Cloud(y + centre)
+        end, info = one(flow, Proximal(mode, max_inner=100, tolerance=1e-3), begin, 0.5)
+        found.append((end.x[:20] - centre, info["descent"], info["inner"]))
+    for x, descent, inner in found[1:]:
+        assert descent == pytest.approx(found[0][1], rel=1e-6)
+        if inner == found[0][2]:  # the riders of semi-implicit steps have inner steps of their own
+            torch.testing.assert_close(x, found[0][0], rtol=0, atol=1e-6)
+    assert found[1][2] == found[0][2]
+
+
 @pytest.mark.parametrize("h", [3.0, 10.0])
 def test_no_particle_is_stuck_between_two_wells(h):
     """φ = (x² − 1)² / 4 is not convex: a tangent plane that is above φ at y would forbid every step that is any use."""

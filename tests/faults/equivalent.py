@@ -11,6 +11,8 @@ WHY = {
     "differs where two numbers are equal to the last bit, and is as right there": (
         "divergences.py: _Bracketed.marginal: step.abs() <= 1e-13 * (1 + u.abs()) -> step.abs() < 1e-13 * (1 + u.abs())",
         "divergences.py: _Bracketed._drop: mass < 1 -> mass <= 1",
+        "steppers/proximal.py: Proximal._fitted: flow.steer(_longest(cloud, left)) > self.tolerance * fast -> "
+        "flow.steer(_longest(cloud, left)) >= self.tolerance * fast",
         "steppers/adaptive.py: Adaptive.step: planned >= left * (1 - 1e-09) -> planned > left * (1 - 1e-09)",
     ),
     "both branches are 0 there, or an outer branch decides": (
@@ -38,6 +40,13 @@ WHY = {
         "steppers/adaptive.py: Adaptive.step: float(size) -> size",
         "steppers/adaptive.py: Adaptive.step: float(substeps) -> substeps",
         "steppers/adaptive.py: Adaptive.step: float(rejected) -> rejected",
+        "steppers/proximal.py: Proximal.init: torch.ones((), dtype=torch.double) -> torch.ones(())",
+        "steppers/proximal.py: Proximal.step: float(memory[0]) -> memory[0]",
+        "steppers/proximal.py: Proximal._frozen: float(inner) -> inner",
+        "steppers/proximal.py: Proximal._fitted: float(inner) -> inner",
+    ),
+    "the best weights are the same, whatever the first guess": (
+        "steppers/proximal.py: Proximal._frozen: torch.zeros_like(level[:, None]) -> level[:, None]",
     ),
     "spares work of which nothing is left": ("steppers/runge_kutta.py: _moved: weight -> True",),
 }
