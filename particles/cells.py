@@ -20,7 +20,7 @@ from particles.kernels import Radial
 BITS = {torch.float32: 24, torch.float64: 53}
 """Minus the binary logarithm of the share of a row's weight that may be left out."""
 FIRST = 32
-"""The number of columns, those of the highest bounds, by which a block learns what its rows find at least."""
+"""The number of columns, those of the highest bounds in as many parts, by which a block learns what its rows find at least."""
 
 MOST = 0.8
 """The share of the columns from which all are taken, as they are."""
@@ -82,13 +82,16 @@ class Reach:
             found: From the numbers of some columns to the binary logarithms of what the rows find there.
         """
         best = self._bounds(cell)
-        low, high = map(float, best.aminmax())
-        if high == -math.inf or low > high - BITS[best.dtype]:  # what is found is at most N times the highest bound
+        high = float(best.max())
+        # Whatever is found is at most N times the highest bound, so that no more than these can be left out.
+        if high == -math.inf or int((best > high - BITS[best.dtype]).count_nonzero()) >= MOST * len(best):
             return None
-        least = float(found(best.topk(min(FIRST, len(best)), sorted=False).indices).min())
+        first = min(FIRST, len(best))
+        parts = best[: len(best) // first * first].view(first, -1)
+        least = float(found(parts.argmax(1) + torch.arange(first) * parts.shape[1]).min())
         least -= self.bits + self.rounding * (abs(least) + self.largest)
-        some = torch.where(best > least)[0]
-        return some if len(some) < MOST * len(best) else None
+        some = best > least
+        return torch.where(some)[0] if int(some.count_nonzero()) < MOST * len(best) else None
 
     def _bounds(self, cell: int) -> Tensor:
         """The scores that columns have at the nearest place of the box."""
