@@ -7,19 +7,20 @@ each function.
   dimensions; beyond, squares are expanded about the mean of y, and near pairs, where that cancels, are done again.
 * ``keops``: KeOps' LazyTensors, compiled by g++ or nvcc at first use, per formula and dimension.
 
-``auto`` is ``keops`` on a GPU from 10⁸ pairs and up to 100 dimensions, and ``tiled`` elsewhere. Seconds for 10⁴ against 10⁴
-points in float32 on two CPU cores, median of three (``tests/benchmarks/pairwise.py``; KeOps after 10 to 19 s of compiling):
+``auto`` is ``keops`` on a GPU from 10⁸ pairs and up to 100 dimensions, and ``tiled`` elsewhere, unless ``particles info --benchmark`` has measured
+another rule on this machine, see :mod:`particles.choice`. CPU seconds for 10⁴ against 10⁴ points in float32 on one thread of a busy machine, and what peers
+took over them in the same turns, medians of three (``tests/benchmarks/pairwise.py``; KeOps without its 10 to 50 s of compiling):
 
-====  ===============  =====  =====  ==============
-d     of distances     tiled  keops  chunked cdist
-====  ===============  =====  =====  ==============
-2     softmin          0.24   0.79   0.46
-2     with gradient    0.40   1.89   0.73
-10    softmin          0.41   1.14   0.51
-10    with gradient    0.56   3.33   0.82
-50    softmin          0.36   2.73   0.43
-50    with gradient    0.66   10.3   0.86
-====  ===============  =====  =====  ==============
+====  =============  =====  =====  ============  ==============
+d     of distances   tiled  keops  cdist, whole  cdist, chunked
+====  =============  =====  =====  ============  ==============
+2     softmin        0.31   3.9    4.7           2.2
+2     with gradient  0.42   5.6    6.4           3.0
+10    softmin        0.24   6.1    15.5          2.7
+10    with gradient  0.38   12.9   6.5           2.9
+50    softmin        0.43   10.3   3.0           1.7
+50    with gradient  0.62   23.4   4.2           1.8
+====  =============  =====  =====  ============  ==============
 
 The rule on a GPU is KeOps' own advice, not a measurement of ours.
 
@@ -76,7 +77,7 @@ def softmin(x: Tensor, y: Tensor, g: Tensor, cost: Radial, epsilon: float, *, ba
     if _differentiated(x, y, g):
         rows = by_rows(x, y, lambda part: torch.logsumexp((g - cost.value(squared_distances(part, y))) / epsilon, 1))
         return -epsilon * rows
-    return stream(x, y, g, cost, epsilon, order=cells(x, y))[0]
+    return stream(x, y, g, cost, epsilon, order=cells(x, y, cost, epsilon))[0]
 
 
 class Pairs:
@@ -97,17 +98,14 @@ class Pairs:
         self.x, self.y, self.cost, self.backend = x.detach(), y.detach(), cost, backend
         self.costs: Tensor | None = None
         self.weights: Weights | None = None
-        self.order: tuple[Cells | None, Cells | None] = (None, None)
-        tiled = not is_chosen(backend, self.x, self.y)
-        if tiled and len(x) * len(y) <= KEPT:
+        self.orders: dict[tuple[bool, float], Cells | None] = {}
+        if len(x) * len(y) <= KEPT and not is_chosen(backend, self.x, self.y):
             self.costs = kept_costs(self.x, self.y, cost)
-        elif tiled:
-            self.order = cells(self.x, self.y), cells(self.y, self.x)
 
     def rows(self, g: Tensor, epsilon: float) -> Tensor:
         """The softmin over the columns, :func:`softmin` of x and y, with shape (M,)."""
         if self.costs is None:
-            return self._streamed(g, epsilon, self.x, self.y, self.order[0])
+            return self._streamed(g, epsilon, False)
         g = g.detach()
         if self.weights is None or not self.weights.near(g, epsilon):
             self.weights = None  # two of them are never needed
@@ -117,7 +115,7 @@ class Pairs:
     def columns(self, f: Tensor, epsilon: float) -> Tensor:
         """The softmin over the rows, with shape (N,)."""
         if self.costs is None:
-            return self._streamed(f, epsilon, self.y, self.x, self.order[1])
+            return self._streamed(f, epsilon, True)
         f = f.detach()
         if self.weights is None or self.weights.epsilon != epsilon:
             return kept_softmin(self.costs, f, epsilon, self.cost.value_factor, 0)
@@ -125,16 +123,28 @@ class Pairs:
 
     def gradient(self, g: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """The softmin over the columns and its gradient, :func:`softmin_gradient` of x and y."""
-        if self.order[0] is None:
+        order = self._cells(epsilon, False)
+        if order is None:
             return softmin_gradient(self.x, self.y, g, self.cost, epsilon, backend=self.backend)
-        values, gradient, _ = stream(self.x, self.y, g, self.cost, epsilon, gradient=True, order=self.order[0])
+        values, gradient, _ = stream(self.x, self.y, g, self.cost, epsilon, gradient=True, order=order)
         assert gradient is not None
         return values, gradient
 
-    def _streamed(self, g: Tensor, epsilon: float, x: Tensor, y: Tensor, order: Cells | None) -> Tensor:
+    def _streamed(self, g: Tensor, epsilon: float, turned: bool) -> Tensor:
+        x, y = (self.y, self.x) if turned else (self.x, self.y)
+        order = self._cells(epsilon, turned)
         if order is None:
             return softmin(x, y, g, self.cost, epsilon, backend=self.backend)
         return stream(x, y, g, self.cost, epsilon, order=order)[0]
+
+    def _cells(self, epsilon: float, turned: bool) -> Cells | None:
+        """The cells of the rows, or of the columns, made once."""
+        if is_chosen(self.backend, self.x, self.y):
+            return None
+        if (turned, epsilon) not in self.orders:
+            x, y = (self.y, self.x) if turned else (self.x, self.y)
+            self.orders[turned, epsilon] = cells(x, y, self.cost, epsilon)
+        return self.orders[turned, epsilon]
 
 
 def softmin_gradient(
@@ -162,7 +172,7 @@ def softmin_gradient(
 
         joined = by_rows(x, y, both)
         return joined[:, 0], joined[:, 1:]
-    values, gradient, _ = stream(x, y, g, cost, epsilon, gradient=True, order=cells(x, y))
+    values, gradient, _ = stream(x, y, g, cost, epsilon, gradient=True, order=cells(x, y, cost, epsilon))
     assert gradient is not None
     return values, gradient
 
@@ -186,7 +196,7 @@ def softmean(
             return found
     if _differentiated(x, y, g, v):
         return by_rows(x, y, lambda part: torch.softmax((g - cost.value(squared_distances(part, y))) / epsilon, 1) @ v)
-    means = stream(x, y, g, cost, epsilon, v=v, order=cells(x, y))[2]
+    means = stream(x, y, g, cost, epsilon, v=v, order=cells(x, y, cost, epsilon))[2]
     assert means is not None
     return means
 

@@ -30,6 +30,8 @@ RECOMPUTED = {"cpu": 2**19, "cuda": 2**26}
 """The same where sums are differentiated, which costs a graph per block."""
 CELLED = 16
 """The least number of blocks for which points are put in order."""
+STEEP = 40
+"""The least binary score, per dimension, of the cost at the root mean square distance for which cells were seen to pay."""
 FAINT = -115.0
 """The least binary score beside the largest: below, exp2 underflows, and is slow for it."""
 
@@ -44,14 +46,17 @@ def block_shape(x: Tensor, y: Tensor) -> tuple[int, int]:
     return height, min(len(y), max(COLUMNS, pairs // height))
 
 
-def cells(x: Tensor, y: Tensor) -> Cells | None:
-    """The cells of the rows; ``None`` where nothing is to be gained by them, or not all points are finite."""
+def cells(x: Tensor, y: Tensor, cost: Radial, epsilon: float) -> Cells | None:
+    """The cells of the rows; ``None`` where little is to be gained by them, or not all points are finite."""
     height, width = block_shape(x, y)
     if x.device.type != "cpu" or x.shape[1] > DIRECT or len(x) * len(y) < CELLED * height * width:
         return None
+    apart = (x.double().mean(0) - y.double().mean(0)).square().sum() + (x.var(0, correction=0) + y.var(0, correction=0)).sum()
+    if not float(cost.value(apart)) * LOG2E / epsilon >= STEEP * x.shape[1]:  # nor of what is not finite
+        return None
     if not bool(x.isfinite().all() and y.isfinite().all()):
         return None
-    return Cells(x, height)
+    return Cells(x.detach(), height)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setitem(tiles.PAIRS, "cpu", 64)
     monkeypatch.setitem(tiles.RECOMPUTED, "cpu", 64)
     monkeypatch.setattr(tiles, "CELLED", 4)
+    monkeypatch.setattr(tiles, "STEEP", 0)
     monkeypatch.setattr(tiles, "COLUMNS", 10)
     monkeypatch.setattr(lazy, "broken", [])
 

@@ -86,6 +86,7 @@ def small_cells(monkeypatch):
     monkeypatch.setitem(tiles.PAIRS, "cpu", 1024)
     monkeypatch.setattr(tiles, "COLUMNS", 64)
     monkeypatch.setattr(tiles, "CELLED", 4)
+    monkeypatch.setattr(tiles, "STEEP", 0)
 
 
 def clouds(kind, d, m=300, n=700):
@@ -134,7 +135,7 @@ def test_cells_leave_out_what_does_not_matter(small_cells, monkeypatch, d, kind,
 def test_cells_are_not_made_of_what_is_not_finite(small_cells):
     x, y, g = clouds("cloud", 2)
     x[5, 0] = math.nan
-    assert tiles.cells(x, y) is None
+    assert tiles.cells(x, y, Distance(), 0.1) is None
     found = softmin(x, y, g, Distance(), 0.1)
     assert bool(found[5].isnan())
     assert int(found.isnan().sum()) == 1
