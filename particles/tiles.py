@@ -51,7 +51,9 @@ def cells(x: Tensor, y: Tensor, cost: Radial, epsilon: float) -> Cells | None:
     height, width = block_shape(x, y)
     if x.device.type != "cpu" or x.shape[1] > DIRECT or len(x) * len(y) < CELLED * height * width:
         return None
-    apart = (x.double().mean(0) - y.double().mean(0)).square().sum() + (x.var(0, correction=0) + y.var(0, correction=0)).sum()
+    apart = (x.double().mean(0) - y.double().mean(0)).square().sum() + (
+        x.var(0, correction=0) + y.var(0, correction=0)
+    ).sum()
     if not float(cost.value(apart)) * LOG2E / epsilon >= STEEP * x.shape[1]:  # nor of what is not finite
         return None
     if not bool(x.isfinite().all() and y.isfinite().all()):
