@@ -240,8 +240,8 @@ def test_implicit_steps_end_at_kinks():
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
-def test_the_longer_of_two_lengths_is_tried():
-    """With the shorter one steps become short before they arrive: 3 per cent of the descent are left."""
+def test_what_the_tolerance_leaves_of_the_descent():
+    """Half a per cent at most, for a thousandth of the way."""
     y = cloud(30, 2, "y")
     found = [
         one(transport_flow(), Proximal(max_inner=60, tolerance=tolerance), y, 0.3)[1]["descent"]
