@@ -19,7 +19,11 @@ from measure import machine
 HERE = Path(__file__).parent
 BENCHMARKS: dict[str, tuple[str, list[str], list[str]]] = {
     "outer_step": ("An outer step, beside a plain torch loop", [], []),
-    "pairwise": ("Sums over all pairs, beside KeOps and torch.cdist", [], ["--points", "2000", "--turns", "3"]),
+    "pairwise": (
+        "Sums over all pairs, beside KeOps and torch.cdist",
+        [],
+        ["--points", "1000", "--dimensions", "2", "--turns", "2", "--cells", "2000", "--no-keops"],
+    ),
     "sinkhorn": ("A Sinkhorn flow step, beside geomloss at equal accuracy", [], ["--quick"]),
     "transport": ("A transport potential, beside geomloss' Sinkhorn on KeOps", [], ["--points", "1000", "--no-debias"]),
     "exact": ("An exact W2 potential, beside POT", [], ["--quick"]),
