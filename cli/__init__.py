@@ -85,6 +85,17 @@ def main(ctx: click.Context) -> None:
     options, 3 diverged (the last good particles are saved), 4 the disk is full or fails (saved up to the last
     checkpoint), 130 interrupted and 143 terminated (saved; go on with --resume).
     """
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys() and ctx.invoked_subcommand not in (None, "simulate"):
+        from particles import shards
+
+        try:
+            count = shards.launched()
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        if count > 1:
+            raise click.UsageError(
+                f"{ctx.invoked_subcommand} runs in one process, not in {count}; start it without torchrun"
+            )
     if threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, _end)
         ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))

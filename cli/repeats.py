@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from particles.cli.closing import Progress, measure
 from particles.cli.options import disk, say, set_threads, spelt, usage
 from particles.cli.simulate import MARK, check_apart, resume_with
 
+from particles import shards
 from particles.metrics.titles import QUALITY
 from particles.specification import Specification
 
@@ -48,7 +48,7 @@ def run(
     from particles.run.loop import Interrupted
     from particles.run.store import RunError, Unwritable
 
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if shards.launched() > 1:
         raise click.UsageError("--repeats are of one process; start them without torchrun")
     paths = [folder / named(i) for i in range(count)]
     with ExitStack() as stack:

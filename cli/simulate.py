@@ -2,10 +2,11 @@
 
 import dataclasses
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from particles.cli.closing import Progress, close
 from particles.cli.options import disk, say, set_threads, specification, spelt, usage
 from particles.cli.watching import WATCHES, Terminal, drawing
 
+from particles import shards
 from particles.specification import Specification
 
 MARK = "repeats.toml"
@@ -95,7 +97,63 @@ def command(
       particles simulate --source before.csv --target after.csv --scale global
       particles simulate --target moons --flow transport --divergence w1
       particles simulate --resume runs/eight --steps 1000
+      torchrun --nproc-per-node 4 -m particles.cli simulate --target data.csv
     """
+    with _one_voice():
+        _command(
+            ctx,
+            output,
+            resume,
+            repeats,
+            overwrite,
+            figure=figure,
+            watch=watch,
+            watch_every=watch_every,
+            check_precision=check_precision,
+            quiet=quiet,
+            as_json=as_json,
+            options=options,
+        )
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes the first one speaks, and all end with the same exit code."""
+    try:
+        several = shards.launched() > 1
+        number = int(os.environ["RANK"]) if several else 0
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        if number == 0:
+            yield
+        else:
+            with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+                yield
+    except shards.Lost as error:
+        say(f"Error: {error}; go on from the last checkpoint with --resume", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        if number == 0:
+            raise
+        sys.exit(error.exit_code)
+
+
+def _command(
+    ctx: click.Context,
+    output: Path | None,
+    resume: Path | None,
+    repeats: int | None,
+    overwrite: bool,
+    *,
+    figure: bool,
+    watch: str | None,
+    watch_every: int | None,
+    check_precision: bool,
+    quiet: bool,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     if watch_every is not None and watch is None:
         raise click.UsageError("--watch-every is of --watch; give both")
@@ -112,7 +170,8 @@ def command(
             spec = Specification(**options)
         except ValueError as error:
             raise usage(error) from None
-        check_empty(folder, overwrite, MARK if repeats else "spec.toml")
+        if repeats:
+            check_empty(folder, overwrite, MARK)
     for name, given in (("watch", watch), ("check-precision", check_precision)):
         if repeats and given:
             raise click.UsageError(f"--{name} looks at one run; leave it out with --repeats")
@@ -143,7 +202,8 @@ def command(
             precision=check_precision,
             quiet=quiet,
             as_json=as_json,
-            overwrite=overwrite and resume is None,
+            fresh=resume is None,
+            overwrite=overwrite,
             advise=chosen and not quiet,
         )
     except KeyboardInterrupt:  # before the first step, or after the last
@@ -211,6 +271,7 @@ def _run(
     precision: bool,
     quiet: bool,
     as_json: bool,
+    fresh: bool,
     overwrite: bool,
     advise: bool,
 ) -> None:
@@ -223,14 +284,27 @@ def _run(
     set_threads(spec)
     with ExitStack() as stack:
         try:
+            stack.enter_context(shards.together())
+            first = shards.rank() == 0
+            if fresh:
+                shards.once(lambda: check_empty(folder, overwrite))
             if precision:
+                if shards.world() > 1:
+                    raise ValueError(
+                        "--check-precision is for runs of one process; leave it out, or start without torchrun"
+                    )
                 check_comparable(spec)
             simulation = build(spec)
-            stack.enter_context(locked(folder))
-            if overwrite:
-                check_apart(folder, simulation.spec)
-                simulation.check_room(folder, warn=False)
-                clear(folder)
+
+            def prepare() -> None:
+                stack.enter_context(locked(folder))
+                if fresh and overwrite:
+                    check_apart(folder, simulation.spec)
+                    simulation.check_room(folder, warn=False)
+                    clear(folder)
+
+            shards.once(prepare)
+            watch = watch if first else None
             if advise and simulation.advice:
                 say(f"WARNING: {spelt(simulation.advice)}", err=True)
             bar = Progress(simulation.spec.steps, quiet or watch == "terminal")
@@ -242,11 +316,11 @@ def _run(
             raise disk(error, folder) from None
         try:
             with bar, _watched(folder, look, watch_every if watch == "figure" else None):
-                state = simulate(
-                    simulation.process, simulation.spec.steps, store, simulation.observers, simulation.at_rest
-                )
-            apart = rounding(simulation, state) if precision else None
-            close(folder, simulation, state, store.rows[-1], apart, figure=figure, quiet=quiet, as_json=as_json)
+                observers = simulation.observers if first else []
+                state = simulate(simulation.process, simulation.spec.steps, store, observers, simulation.at_rest)
+            if first:
+                apart = rounding(simulation, state) if precision else None
+                close(folder, simulation, state, store.rows[-1], apart, figure=figure, quiet=quiet, as_json=as_json)
         except RunError as error:
             raise usage(error) from None
         except Diverged as error:

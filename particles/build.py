@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from particles import demand, generative, inputs, methods
+from particles import demand, generative, inputs, methods, shards
 from particles.names import TOYS, plain_name
 from particles.specification import Specification
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from particles.data.tables import Schema, Table
     from particles.processes import Evolve, Train
     from particles.run.loop import Observer, Rule
+    from particles.run.shared import Shared
     from particles.run.store import Folder, Row
 
 logger = logging.getLogger("particles")
@@ -59,25 +60,20 @@ class Simulation:
     advice: str | None = None
     rows: torch.Tensor | None = None
 
-    def store(self, path: Path, progress: Callable[[int, Row], None] | None = None) -> Folder:
-        """The run folder; specification and data are written to it if it is new.
+    def store(self, path: Path, progress: Callable[[int, Row], None] | None = None) -> Folder | Shared:
+        """The run folder; specification and data are written to it if it is new. Of several processes the first one writes.
 
         Raises:
             RunError: If it holds a run with other settings or other data, or one that is beyond ``steps`` already.
             ValueError: If the run would not fit on its disk.
         """
-        import numpy as np
-
-        from particles.run.files import replacing
-        from particles.run.store import Folder, RunError
+        from particles.run.shared import Shared
+        from particles.run.store import Folder
 
         spec = self.spec
         assert spec.log_every is not None
         assert spec.snapshot_every is not None
-        self.check_room(path)
-        if (path / "spec.toml").exists():
-            self.check_data(path)
-            self._check_settings(path)
+        shards.once(lambda: self._check_folder(path))
         folder = Folder(
             path,
             self.schema,
@@ -89,6 +85,22 @@ class Simulation:
             export=spec.export,
             settings=self._settings(),
         )
+        shards.once(lambda: self._begin(folder))
+        return folder if shards.world() == 1 else Shared(folder)
+
+    def _check_folder(self, path: Path) -> None:
+        self.check_room(path)
+        if (path / "spec.toml").exists():
+            self.check_data(path)
+            self._check_settings(path)
+
+    def _begin(self, folder: Folder) -> None:
+        import numpy as np
+
+        from particles.run.files import replacing
+        from particles.run.store import RunError
+
+        spec, path = self.spec, folder.path
         if (reached := folder.reached()) is not None and reached > spec.steps:
             raise RunError(
                 f"the run in {path} is at step {reached} already; steps must be at least that, not {spec.steps}"
@@ -101,7 +113,6 @@ class Simulation:
             with replacing(path / "data.npz") as draft, open(draft, "wb") as file:
                 rows: dict[str, Any] = {} if self.rows is None else {"rows": self.rows.numpy()}
                 np.savez(file, target=target, holdout=holdout, **rows, **self._labels())
-        return folder
 
     def _settings(self) -> dict[str, Any]:
         """What its particles depend on: the settings but for those of reports and of the machine, and its data."""
@@ -195,6 +206,10 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
     training, holdout_table = inputs.target(spec, key)
     scale = spec.scale or ("none" if training.name in TOYS else "standard")
     generates = spec.flow == "proximal"
+    if generates and shards.world() > 1:
+        raise ValueError(
+            f"flow proximal runs in one process, not in {shards.world()}; start it without torchrun, or choose another flow"
+        )
     if generates:
         spec = dataclasses.replace(spec, steps=generative.steps(spec))
     log_every = spec.log_every or max(1, spec.steps // 100)

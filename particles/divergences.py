@@ -112,18 +112,18 @@ class _Bracketed(Divergence):
         return (target + epsilon * u).to(s.dtype)
 
     def nu(self, values: Tensor, q: Cloud) -> Tensor:
-        top = values.detach().max()
+        top = q.max(values.detach())
         return top - self._drop(values, top, q).to(values.dtype)
 
     def density(self, values: Tensor, q: Cloud) -> Tensor:
-        top = values.detach().max()
+        top = q.max(values.detach())
         below = values.detach().double() - top
         return self.conjugate_derivative(below + self._drop(values, top, q)).to(values.dtype)
 
     def objective(self, on_p: Tensor, on_q: Tensor, p: Cloud, q: Cloud) -> Tensor:
         # ν = top − drop. Values are taken relative to the top, and in double precision: near the edge of the
         # domain of f* a float32 φ of 1e4 would leave no digits of φ − ν.
-        top = on_q.detach().max()
+        top = q.max(on_q.detach())
         drop = self._drop(on_q, top, q)
         below = on_q.double() - top
         value = p.mean(on_p.double() - top) + drop - q.mean(self.conjugate(below + drop))
@@ -136,9 +136,9 @@ class _Bracketed(Divergence):
         replace fifty bisections.
         """
         below = values.detach().double() - top
-        lightest = torch.full_like(below[:1], 1 / len(q)) if q.weight is None else q.weight.min().double()[None]
-        low = torch.zeros_like(below[:1])
-        high = torch.minimum(-below.min(), self.derivative(1 / lightest))
+        lightest = below.new_full((1,), 1 / q.total) if q.weight is None else -q.max(-q.weight).double()[None]
+        low = torch.zeros_like(lightest)
+        high = torch.minimum(q.max(-below), self.derivative(1 / lightest))
         grid = torch.arange(1, 16, device=below.device) / 16
         for _ in range(13):  # 16^13 = 2^52: to the last digit of the bracket
             tried = low + grid * (high - low)  # (15,)

@@ -39,6 +39,19 @@ class State:
     cloud: Cloud
     memory: Memory = ()
 
+    def gathered(self) -> State:
+        """The same on every process, with the rows of all of them; itself if there is but one."""
+        if self.cloud.shard is None:
+            return self
+        memory = tuple(self.cloud.whole(tensor) if tensor.ndim == 2 else tensor for tensor in self.memory)
+        return State(self.k, self.t, self.cloud.gathered(), memory)
+
+    def at(self, k: int, t: float, x: Tensor, memory: Memory) -> State:
+        """A later state of the same particles, from what ``gathered`` says of it: this process' rows."""
+        cloud = self.cloud
+        own = tuple(cloud.local(tensor) if tensor.ndim == 2 else tensor for tensor in memory)
+        return State(k, t, cloud.at(cloud.local(x)), own)
+
 
 class Process(Protocol):
     """A first state, a way from each state to the next, and whatever else the next step depends on."""
@@ -67,7 +80,7 @@ class Evolve:
     Arguments:
         flow: The velocity.
         stepper: The time integrator.
-        source: The first cloud, with shape :math:`(M, d)`.
+        source: The first cloud, with shape :math:`(M, d)`; of several processes each moves its part.
         step_size: The first step size h, in units of time: the particles move at most ``h · L`` per step.
         decay: The number K of steps after which the step size is half of the first; ``inf`` keeps it.
         key: The source of all random numbers; step k draws from ``key.fold(k)``.
@@ -97,20 +110,20 @@ class Evolve:
         self.key = key
 
     def init(self) -> State:
-        return State(0, 0.0, self.source, self.stepper.init())
+        return State(0, 0.0, self.source.sharded(), self.stepper.init())
 
     def step(self, state: State) -> tuple[State, Info]:
         dt = self.step_size / (1 + state.k / self.decay)
         cloud, memory, info = self.stepper.step(
             self.flow, state.t, dt, state.cloud, state.memory, self.key.fold(state.k)
         )
-        moved = squares(cloud.x, state.cloud.x).max().sqrt() / dt
+        moved = cloud.max(squares(cloud.x, state.cloud.x)).sqrt() / dt
         info = info | {"step_size": dt, "max_speed": moved}
         return State(state.k + 1, state.t + dt, cloud, memory), info
 
     def path(self, state: State) -> list[State]:
-        """The state itself: the run is the way."""
-        return [state]
+        """The state itself, of all processes: the run is the way."""
+        return [state.gathered()]
 
     def recorded(self) -> Tape | None:
         """What was recorded since the last call, or ``None`` if nothing is."""

@@ -127,6 +127,8 @@ def obstacle(flow: Flow) -> str | None:
     potential = flow.potential
     if not isinstance(potential, NeuralPotential):
         return "it trains no discriminator"
+    if flow.target.shard is not None:
+        return "several processes share its rows"
     if flow.noise:
         return "noise draws random numbers"
     return potential.obstacle()

@@ -26,7 +26,7 @@ class GradientFlow(Flow):
 
     Arguments:
         potential: What is fitted.
-        target: The target, with shape :math:`(N, d)`.
+        target: The target, with shape :math:`(N, d)`; of several processes each keeps its part.
         noise: The first level β of the noise, a length.
         noise_halving: The time after which β is half of it, and so on; ``inf`` keeps it.
 
@@ -40,7 +40,7 @@ class GradientFlow(Flow):
         if not noise_halving > 0:
             raise ValueError(f"noise_halving must be positive, not {noise_halving}")
         self.potential = potential
-        self.target = target
+        self.target = target.sharded()
         self.noise = noise
         self.noise_halving = noise_halving
 
@@ -54,7 +54,7 @@ class GradientFlow(Flow):
         # The riders are evaluated by themselves, so that not even rounding tells the particles of them.
         gradient = self.potential.grad(self._shaken(t, particles, key.fold("noise")))
         speed = squares(gradient)
-        info: Info = {"kinetic_energy": particles.mean(speed) / 2, "max_gradient": speed.max().sqrt()}
+        info: Info = {"kinetic_energy": particles.mean(speed) / 2, "max_gradient": particles.max(speed).sqrt()}
         velocity = -gradient
         if riders is not None:
             velocity = torch.cat((velocity, self.ride(t, riders, key)))
@@ -77,11 +77,7 @@ class GradientFlow(Flow):
 
     def _shaken(self, t: float, cloud: Cloud, key: Key) -> Cloud:
         level = self.noise * 2 ** (-t / self.noise_halving)
-        if not level:
-            return cloud
-        generator = key.generator(cloud.x.device)
-        jolt = torch.randn(cloud.x.shape, generator=generator, dtype=cloud.x.dtype, device=cloud.x.device)
-        return cloud.at(cloud.x + level * jolt)
+        return cloud.at(cloud.x + level * cloud.normal(key)) if level else cloud
 
     def state_dict(self) -> dict[str, Any]:
         return self.potential.state_dict()

@@ -101,9 +101,9 @@ class PersistentBatch(Flow):
         self.index = torch.zeros(0, dtype=torch.long)
 
     def velocity(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
-        own = len(cloud) - cloud.carried
         if self.calls % self.persistency == 0:
-            self.index = key.fold("persistent").choice(own, self.size).sort().values
+            total = cloud.active.total
+            self.index = key.fold("persistent").choice(total, self.size).sort().values
         self.calls += 1
         index, batch = self._batch(cloud)
         moved, info = self.flow.velocity(t, batch, key)
@@ -134,6 +134,8 @@ class PersistentBatch(Flow):
         own = len(cloud) - cloud.carried
         index = self.index.to(cloud.x.device)
         batch = cloud.active.take(index)
+        if cloud.shard is not None:
+            index, _ = cloud.shard.pick(index)
         if (riders := cloud.riders) is not None:
             batch = batch.join(riders)
             index = torch.cat((index, torch.arange(own, len(cloud), device=index.device)))

@@ -209,13 +209,15 @@ class BoundedRows(Bounded):
         return weight * scaling.factor, scaling if self.training else None
 
 
-def slope_penalty(values: Tensor, x: Tensor, lipschitz: float) -> Tensor:
+def slope_penalty(values: Tensor, x: Tensor, lipschitz: float, count: int | None = None) -> Tensor:
     r"""The one-sided gradient penalty :math:`E \max(\|\nabla\varphi\|^2 / L^2 - 1, 0)`, on the full gradient norm.
 
     Arguments:
         values: φ at ``x``, with shape :math:`(n,)`, each depending on its own row alone.
         x: Points that require gradients, with shape :math:`(n, d)`.
         lipschitz: The bound L.
+        count: The number of points of which these are some: their part of the mean is answered.
     """
     (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
-    return (gradient.square().sum(1) / lipschitz**2 - 1).clamp(min=0).mean()
+    excess = (gradient.square().sum(1) / lipschitz**2 - 1).clamp(min=0)
+    return excess.mean() if count is None else excess.sum() / count

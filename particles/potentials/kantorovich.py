@@ -9,11 +9,14 @@ translations and wrong for changes of scale.)
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from particles import shards
 from particles.cloud import Cloud, mean_square
 from particles.divergences import W1
 from particles.kernels import Squared
@@ -43,8 +46,19 @@ class ExactKantorovich(Potential):
         self.dual = torch.zeros(0, dtype=torch.double)
         self.images = torch.zeros(0, 0, dtype=torch.double)
         self.fitted: tuple[Cloud, Cloud] | None = None
+        self.particles = torch.zeros(0, 0), self.images  # of this process
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        here, p, q = p, p.gathered(), q.gathered()
+        value, dual, images = shards.once(lambda: self._solved(p, q))  # by one of the processes, for all
+        self.dual = torch.as_tensor(dual, device=p.x.device)
+        self.images = torch.as_tensor(images, device=p.x.device)
+        self.fitted, self.particles = (p, q), (here.x, here.local(self.images))
+        return {"divergence": value}
+
+    @staticmethod
+    def _solved(p: Cloud, q: Cloud) -> tuple[float, np.ndarray, np.ndarray]:
+        """The value, the dual potential on the target, and the mean of the target points of each particle."""
         hush()
         import ot
 
@@ -58,18 +72,16 @@ class ExactKantorovich(Potential):
         images = origin + share @ (x - origin)
         single = share.max(1) == 1
         images[single] = x[share[single].argmax(1)]  # not even rounding between a particle and its one partner
-        self.dual = torch.as_tensor(dual, device=p.x.device)
-        self.images = torch.as_tensor(images, device=p.x.device)
-        self.fitted = p, q
-        return {"divergence": float((plan * costs).sum())}
+        return float((plan * costs).sum()), dual, images
 
     def phi(self, cloud: Cloud) -> Tensor:
         return self._nearest(cloud)[0].to(cloud.x.dtype)
 
     def grad(self, cloud: Cloud) -> Tensor:
         p, q = self._clouds()
-        if torch.equal(cloud.x, p.x):  # particles at one place may have different partners
-            return (p.x.double() - self.images).to(cloud.x.dtype)
+        x, own = self.particles
+        if torch.equal(cloud.x, x):  # particles at one place may have different partners
+            return (x.double() - own).to(cloud.x.dtype)
         images = q.x.double()[self._nearest(cloud)[1]]
         places: dict[bytes, list[int]] = {}
         for i, row in enumerate(p.x.detach().cpu().numpy()):
@@ -99,13 +111,20 @@ class ExactKantorovich(Potential):
         return {"dual": self.dual, "images": self.images, "fitted": fitted}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.dual, self.images, self.fitted = state["dual"], state["images"], restored(state["fitted"])
+        self.dual, self.images = state["dual"], state["images"]
+        self._take(restored(state["fitted"]))
 
     def record(self) -> dict[str, Any]:
         return {"dual": self.dual, "images": self.images, "particles": unlabelled(self.fitted)}
 
     def recall(self, record: dict[str, Any], q: Cloud) -> None:
-        self.dual, self.images, self.fitted = record["dual"], record["images"], recalled(record["particles"], q)
+        self.dual, self.images = record["dual"], record["images"]
+        self._take(recalled(record["particles"], q))
+
+    def _take(self, fitted: tuple[Cloud, Cloud] | None) -> None:
+        self.fitted = fitted
+        if fitted is not None:
+            self.particles = fitted[0].x, self.images
 
 
 SLOWEST = 0.999
@@ -154,12 +173,13 @@ class SinkhornKantorovich(Potential):
         self.fitted: tuple[Cloud, Cloud] | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        p, q = p.gathered(), q.gathered()
         clouds = {"own_p": p, "own_q": q, "g": q}
         warm = {name: self.duals.get(name) for name in clouds}
         warm = {
             name: dual if dual is not None and len(dual) == len(clouds[name]) else None for name, dual in warm.items()
         }
-        g = self._annealed(p, q) if warm["g"] is None else warm["g"]
+        g = shards.once(lambda: self._annealed(p, q)) if warm["g"] is None else warm["g"]
         cost = Squared()
         own_p, own_q = (
             self_transport(clouds[name], warm[name], self.epsilon, cost, self.tolerance, self.backend)
@@ -290,8 +310,8 @@ class NeuralKantorovich(NetworkPotential):
         self.other.train()
         with torch.inference_mode():
             for step in range(steps):
-                batch_p, batch_q = (
-                    cloud.draw(self.batch_size, key.fold(step, name)) for cloud, name in ((p, "p"), (q, "q"))
+                batch_p, batch_q = (  # of several processes all have the whole batch, and the same networks
+                    cloud.draw(self.batch_size, key.fold(step, name)).gathered() for cloud, name in ((p, "p"), (q, "q"))
                 )
                 value = self._ascend(batch_p, batch_q, self._falling(p, q, steps - step - self.inner_steps))
         self.network.eval()
@@ -345,4 +365,4 @@ def _labelled(cloud: Cloud) -> Cloud:
     """The cloud, all of one class if it has none: the networks have an output with a bias per class."""
     if cloud.label is not None:
         return cloud
-    return Cloud(cloud.x, torch.zeros(len(cloud), dtype=torch.long, device=cloud.x.device), cloud.weight, cloud.carried)
+    return replace(cloud, label=torch.zeros(len(cloud), dtype=torch.long, device=cloud.x.device))

@@ -26,6 +26,7 @@ from particles.keys import Key
 from particles.lazy import choose_backend
 from particles.pairwise import kernel_gradient, kernel_product
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
+from particles.potentials.shared import shared_kernel_product
 
 EXACT = 2000
 """The largest number of target points for which the kernel matrix is made and factorised; above, conjugate gradients do."""
@@ -101,6 +102,7 @@ class KernelPotential(Potential):
         self.fitted: tuple[Cloud, Cloud] | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        p, q = p.gathered(), q.gathered()
         dual = _Dual(self, p, q)
         theta = self.theta if self.theta is not None and len(self.theta) == len(q) else dual.q
         if self.bound is None:
@@ -207,10 +209,11 @@ class _Dual:
         self.product = (
             (lambda b: self.matrix @ b)
             if exact
-            else (lambda b: kernel_product(x, x, b.to(x.dtype), kernel, backend=backend).double())
+            else (lambda b: shared_kernel_product(x, x, b.to(x.dtype), kernel, backend).double())
         )
-        self.on_q = kernel_product(x, y, mass.to(x.dtype), kernel, backend=backend).double()  # μ_P at the target points
-        self.own = mass @ kernel_product(y, y, mass.to(x.dtype), kernel, backend=backend).double()  # ‖μ_P‖²
+        charges = mass.to(x.dtype)
+        self.on_q = shared_kernel_product(x, y, charges, kernel, backend).double()  # μ_P at the target points
+        self.own = mass @ shared_kernel_product(y, y, charges, kernel, backend).double()  # ‖μ_P‖²
 
     def square(self, theta: Tensor) -> Tensor:
         """‖λh‖²: the squared MMD of P and γ."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from particles import shards
 from particles.cloud import Cloud
 from particles.divergences import Divergence
 from particles.keys import Key
@@ -69,7 +70,7 @@ class NetworkPotential(Potential):
     def _chunks(self, cloud: Cloud) -> list[Cloud]:
         if len(cloud) <= self.chunk_size:
             return [cloud]
-        return [cloud.take(slice(i, i + self.chunk_size)) for i in range(0, len(cloud), self.chunk_size)]
+        return [cloud.places(slice(i, i + self.chunk_size)) for i in range(0, len(cloud), self.chunk_size)]
 
 
 class NeuralPotential(NetworkPotential):
@@ -217,10 +218,11 @@ class NeuralPotential(NetworkPotential):
     def _ascend(self, batch: _Both, key: Key) -> None:
         gradients = self._uphill(batch)
         if self.penalty:
-            slope = -self.penalty * self._slope(batch.x, batch.label, len(batch.p), key)
+            slope = -self.penalty * self._slope(batch, key)
             more = torch.autograd.grad(slope, self.weights, allow_unused=True)
             gradients = [g if m is None else g + m for g, m in zip(gradients, more)]
-        self.optimizer.ascend(gradients)
+        # Averages of the processes' own gradients would be another gradient: the density is that of the whole target.
+        self.optimizer.ascend(gradients if batch.p.shard is None else shards.total_gradient(gradients))
 
     def _gradients(self, batch: _Both) -> list[Tensor]:
         """The gradients of the objective in all parameters."""
@@ -229,16 +231,19 @@ class NeuralPotential(NetworkPotential):
         density = self.divergence.density(batch.split(values)[1], batch.q)
         return pull(torch.cat((batch.mass_p, density * batch.minus_mass_q)), True, False)[0]
 
-    def _slope(self, x: Tensor, label: Tensor | None, particles: int, key: Key) -> Tensor:
-        """The penalty at all points, each one moved a random part of the way to a random point of the other cloud."""
-        generator = key.generator(x.device)
-        count = x.shape[0]
-        to_q = torch.randint(particles, count, (particles,), generator=generator, device=x.device)
-        to_p = torch.randint(0, particles, (count - particles,), generator=generator, device=x.device)
-        part = torch.rand(count, 1, generator=generator, device=x.device, dtype=x.dtype)
-        x = torch.cat((x, torch.lerp(x, x[torch.cat((to_q, to_p))], part))).requires_grad_()
-        label = None if label is None else torch.cat((label, label))
-        return slope_penalty(self.network.smooth(x, label), x, self.lipschitz)
+    def _slope(self, batch: _Both, key: Key) -> Tensor:
+        """The penalty at all points, each one moved a random part of the way to a random point of the other cloud; of sharded clouds the
+        part that the points of this process have in it."""
+        p, q = batch.p, batch.q
+        every = torch.cat((p.whole(p.x), q.whole(q.x)))
+        generator, count, particles = key.generator(every.device), len(every), p.total
+        to_q = torch.randint(particles, count, (particles,), generator=generator, device=every.device)
+        to_p = torch.randint(0, particles, (count - particles,), generator=generator, device=every.device)
+        part = torch.rand(count, 1, generator=generator, device=every.device, dtype=every.dtype)
+        moved = torch.lerp(every, every[torch.cat((to_q, to_p))], part)
+        x = torch.cat((batch.x, p.local(moved[:particles]), q.local(moved[particles:]))).requires_grad_()
+        label = None if batch.label is None else torch.cat((batch.label, batch.label))
+        return slope_penalty(self.network.smooth(x, label), x, self.lipschitz, None if p.shard is None else 2 * count)
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "fits": self.fits}

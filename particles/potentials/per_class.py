@@ -30,6 +30,7 @@ class PerClass(Potential):
         self.present: list[int] = []
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        p, q = p.gathered(), q.gathered()
         assert p.label is not None
         assert q.label is not None
         mean: dict[str, Any] = {}
@@ -53,7 +54,7 @@ class PerClass(Potential):
         for c, potential in enumerate(self.potentials):
             members = self._members(cloud, c)
             if len(members) and c in self.present:
-                values[members] = read(potential, cloud.take(members))
+                values[members] = read(potential, cloud.places(members))
         return values
 
     def _members(self, cloud: Cloud, c: int) -> Tensor:

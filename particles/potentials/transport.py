@@ -35,8 +35,9 @@ from particles.divergences import W1, Divergence
 from particles.kernels import Distance, Huber, Radial
 from particles.keys import Key
 from particles.lazy import choose_backend
-from particles.pairwise import Pairs, softmin, softmin_gradient
+from particles.pairwise import softmin, softmin_gradient
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
+from particles.potentials.shared import SharedPairs, shared_softmin
 
 COARSER = 4
 """The factor in the number of points from one level of a cold start to the next."""
@@ -48,6 +49,8 @@ class TransportPotential(Potential):
     The potential is known everywhere, :math:`\varphi(y) = -\varepsilon \log \sum_j q_j \exp((g_j - C(y, x_j))/\varepsilon)` less
     the same for the particles themselves if it is debiased, and so is its gradient, a softmax-weighted mean of vectors of length
     L at most: :math:`\|\nabla\varphi\| \le L` (2L in theory if debiased, the difference of two such means).
+
+    Of several processes all have all points and the potentials; each does its part of the rows of every sum over pairs.
 
     Right for simulation and as the reference for trained discriminators; wrong for augmentation: it moves particles
     onto the data.
@@ -115,9 +118,10 @@ class TransportPotential(Potential):
         self.now = self.epsilon
         self.duals: dict[str, Tensor] = {}
         self.fitted: tuple[Cloud, Cloud] | None = None
-        self.slopes: Tensor | None = None
+        self.slopes: tuple[Tensor, Tensor] | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        here, p, q = p, p.gathered(), q.gathered()
         epsilon = self._annealed(p, q)
         self.fits += 1
         own_p, own_q, warm = (self._warm(name, of) for name, of in (("own_p", p), ("own_q", q), ("g", q)))
@@ -131,7 +135,8 @@ class TransportPotential(Potential):
             own_p, own_q = torch.zeros_like(p.mass).double(), torch.zeros_like(warm)
         f, g, gap, iterations = problem.solve(warm, own_q, epsilon, self.tolerance, self.max_iterations)
         self.duals = {"g": g, "own_p": own_p, "own_q": own_q}
-        self.fitted, self.now, self.slopes = (p, q), epsilon, problem.slopes
+        self.fitted, self.now = (p, q), epsilon
+        self.slopes = None if problem.slopes is None else (here.x, here.local(problem.slopes))
         value = p.mean(f - own_p) - q.mean(self.divergence.conjugate(own_q - g))
         return {"divergence": value, "gap": gap, "iterations": float(iterations), "epsilon": epsilon}
 
@@ -158,12 +163,8 @@ class TransportPotential(Potential):
                 falling = max(epsilon, float(self.cost.value(4 * mean_square(a, b))))
             else:
                 before_a, before_b, f, own = coarse
-                own = (
-                    _extended(b, before_b, own, epsilon, self.cost, self.backend)
-                    if self.debias
-                    else torch.zeros_like(b.mass).double()
-                )
-                s = _extended(b, before_a, f, epsilon, self.cost, self.backend)
+                own = self._extended(b, before_b, own, epsilon) if self.debias else torch.zeros_like(b.mass).double()
+                s = self._extended(b, before_a, f, epsilon)
                 g = own + self.divergence.marginal(s - own, epsilon)
                 falling = epsilon
             if len(b) == len(q) and len(a) == len(p) and coarse is not None:
@@ -180,17 +181,25 @@ class TransportPotential(Potential):
             coarse = a, b, f, own
         return own, g
 
+    def _extended(self, cloud: Cloud, other: Cloud, dual: Tensor, epsilon: float) -> Tensor:
+        """What a dual potential on the other cloud says at the points of this one, both of which all processes have."""
+        charges = charged(other, dual, epsilon)
+        return shared_softmin(cloud.x, other.x, charges, self.cost, epsilon, self.backend).double()
+
     def phi(self, cloud: Cloud) -> Tensor:
         value, *blur = (
-            _extended(cloud, other, dual, self.now, self.cost, self.backend) for other, dual in self._sides()
+            softmin(
+                cloud.x, other.x, charged(other, dual, self.now), self.cost, self.now, backend=self.backend
+            ).double()
+            for other, dual in self._sides()
         )
         return (value - blur[0] if blur else value).to(cloud.x.dtype)
 
     def grad(self, cloud: Cloud) -> Tensor:
         sides = self._sides()
         known = []
-        if self.slopes is not None and self.fitted is not None and cloud.x is self.fitted[0].x:
-            known, sides = [self.slopes], sides[1:]
+        if self.slopes is not None and cloud.x is self.slopes[0]:
+            known, sides = [self.slopes[1]], sides[1:]
         gradient, *blur = known + [
             softmin_gradient(
                 cloud.x, other.x, charged(other, dual, self.now), self.cost, self.now, backend=self.backend
@@ -234,7 +243,7 @@ class Problem:
 
     def __init__(self, p: Cloud, q: Cloud, cost: Radial, divergence: Divergence, backend: str):
         self.p, self.q, self.divergence = p, q, divergence
-        self.pairs = Pairs(p.x, q.x, cost, backend)
+        self.pairs = SharedPairs(p.x, q.x, cost, backend)
         self.slopes: Tensor | None = None
         """The gradient of the softmin at the particles by the last g: where costs are not kept, it comes in the same pass."""
 
@@ -264,10 +273,9 @@ class Problem:
             g = g + self.divergence.nu(own - g, self.q)  # no constant is better
 
     def _potential_on_p(self, dual: Tensor, epsilon: float) -> Tensor:
-        pairs = self.pairs
-        if pairs.costs is not None:
-            return pairs.rows(dual, epsilon)
-        f, self.slopes = pairs.gradient(dual, epsilon)
+        if self.pairs.kept:
+            return self.pairs.rows(dual, epsilon)
+        f, self.slopes = self.pairs.gradient(dual, epsilon)
         return f
 
     def _gap(self, g: Tensor, s: Tensor, own: Tensor, epsilon: float) -> Tensor:
@@ -328,16 +336,11 @@ def charged(cloud: Cloud, dual: Tensor, epsilon: float) -> Tensor:
     return (dual + epsilon * cloud.mass.double().log()).to(cloud.x.dtype)
 
 
-def _extended(cloud: Cloud, other: Cloud, dual: Tensor, epsilon: float, cost: Radial, backend: str) -> Tensor:
-    """What a dual potential on the other cloud says at the points of this one."""
-    return softmin(cloud.x, other.x, charged(other, dual, epsilon), cost, epsilon, backend=backend).double()
-
-
 def self_transport(
     cloud: Cloud, start: Tensor | None, epsilon: float, cost: Radial, tolerance: float, backend: str
 ) -> Tensor:
     """The symmetric potential of transport from a cloud to itself, by averaged iterations (Feydy et al., arXiv 1810.08278)."""
-    pairs = Pairs(cloud.x, cloud.x, cost, backend)
+    pairs = SharedPairs(cloud.x, cloud.x, cost, backend)
     h = torch.zeros_like(cloud.mass).double() if start is None else start
     for _ in range(100):
         answer = pairs.rows(charged(cloud, h, epsilon), epsilon).double()

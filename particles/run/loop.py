@@ -12,6 +12,7 @@ from types import FrameType
 
 import torch
 
+from particles import shards
 from particles.cloud import Cloud, at_once
 from particles.potentials.base import Info
 from particles.processes import Process, State
@@ -94,7 +95,7 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
         path = process.path(state)
         _check_first(store, path[-1])
         store.log(path, _look(observers, path[-1]))
-        store.save(state, process)
+        store.save(state.gathered(), process)
     if state.k > stop:
         raise RunError(f"the run is at step {state.k} already; steps must be at least that, not {stop}")
     good, pending = state, []
@@ -109,7 +110,8 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
                 state, info = process.step(state)
                 pending.append((k, info))
                 tape = process.recorded()
-                leaving = bool(asked)  # a signal that comes while this step is written ends the next one
+                number = shards.highest(asked[0] if asked else 0)
+                leaving = number > 0  # a signal that comes while this step is written ends the next one
                 last = k == stop or leaving
                 logged = last or store.logs(k)
                 fetched = logged or tape is not None or state.cloud.x.device.type == "cpu"
@@ -135,9 +137,9 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
                 if store.logs(state.k):
                     regular.append(store.rows[-1])
             if last or store.saves(state.k):
-                store.save(state, process)
-            if leaving or (asked and state.k == stop):
-                raise Interrupted(f"stopped after step {state.k}", asked[0])
+                store.save(state.gathered(), process)
+            if leaving or (asked and state.k == stop and shards.world() == 1):
+                raise Interrupted(f"stopped after step {state.k}", number or asked[0])
 
     path = process.path(state)
     store.finish(path, process)
@@ -207,14 +209,17 @@ def _checked(pending: list[tuple[int, Info]]) -> Row:
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM only leave their number in the list; a second one acts at once."""
+    """SIGINT and SIGTERM only leave their number in the list; a second one acts at once.
+
+    Of several processes, a terminal and ``torchrun`` both tell each one: there the third acts.
+    """
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if len(asked) > (shards.world() > 1):
             raise KeyboardInterrupt
         asked.append(number)
 

@@ -288,15 +288,16 @@ class Folder(Store):
         device = first.cloud.x.device
         try:
             x, like = saved["x"], first.cloud.x
-            if x.shape != like.shape or x.dtype != like.dtype or not isinstance(saved["k"], int) or saved["k"] < 0:
-                raise ValueError(f"its particles are {x.dtype} {tuple(x.shape)}, not {like.dtype} {tuple(like.shape)}")
+            shape = (first.cloud.total, first.cloud.dimension)
+            if x.shape != shape or x.dtype != like.dtype or not isinstance(saved["k"], int) or saved["k"] < 0:
+                raise ValueError(f"its particles are {x.dtype} {tuple(x.shape)}, not {like.dtype} {shape}")
             made = dict(saved.get("settings", {}))  # none by an earlier version
             for name, value in self.settings.items():
                 if made.get(name, value) != value:
                     raise ValueError(f"its checkpoint is of a run with {name} = {made[name]}, not {value}")
             process.load_state_dict(saved["process"])
             memory = tuple(tensor.to(device) for tensor in saved["memory"])
-            return State(saved["k"], saved["t"], first.cloud.at(saved["x"].to(device)), memory)
+            return first.at(saved["k"], saved["t"], x.to(device), memory)
         except UNREADABLE as error:
             raise self._misfit(error) from None
 

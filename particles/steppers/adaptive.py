@@ -94,4 +94,4 @@ class Adaptive(Stepper):
             sum((weight * velocity[:own] for weight, velocity in zip(weights, stages)), torch.zeros_like(end.x[:own]))
             for weights in (DIFFERENCE, MIDPOINT)
         ]
-        return h * torch.stack(estimates).square().sum(2).max().sqrt()
+        return h * end.max(torch.stack(estimates).square().sum(2)).max().sqrt()

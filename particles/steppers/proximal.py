@@ -195,7 +195,7 @@ def _phi(flow: Flow, cloud: Cloud) -> Tensor:
 
 def _longest(cloud: Cloud, vectors: Tensor) -> Tensor:
     """The largest length over the particles that count."""
-    return vectors[: len(cloud) - cloud.carried].square().sum(1).max().sqrt()
+    return cloud.max(vectors[: len(cloud) - cloud.carried].square().sum(1)).sqrt()
 
 
 def _length(flow: Flow, cloud: Cloud, moved: Tensor, turned: Tensor) -> float:
