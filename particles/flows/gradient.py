@@ -52,7 +52,7 @@ class GradientFlow(Flow):
     def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         particles, riders = cloud.active, cloud.riders
         # The riders are evaluated by themselves, so that not even rounding tells the particles of them.
-        gradient = self.potential.grad(self._shaken(t, particles, key.fold("noise")))
+        gradient = self._gradient(self._shaken(t, particles, key.fold("noise")))
         speed = squares(gradient)
         info: Info = {"kinetic_energy": particles.mean(speed) / 2, "max_gradient": particles.max(speed).sqrt()}
         velocity = -gradient
@@ -61,10 +61,13 @@ class GradientFlow(Flow):
         return velocity, info
 
     def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
-        return -self.potential.grad(self._shaken(t, cloud, key.fold("riders")))
+        return -self._gradient(self._shaken(t, cloud, key.fold("riders")))
 
     def phi(self, cloud: Cloud) -> Tensor:
-        return self.potential.phi(cloud)
+        return self.potential.phi(cloud) if len(cloud) else cloud.x.new_zeros(0)
+
+    def _gradient(self, cloud: Cloud) -> Tensor:
+        return self.potential.grad(cloud) if len(cloud) else torch.zeros_like(cloud.x)  # a process may have no points
 
     def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
         return self.potential.phi(cloud), self.potential.grad(cloud)
