@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from particles import shards
 from particles.choice import rule
 from particles.kernels import Radial
 
@@ -46,7 +51,8 @@ def is_chosen(backend: str, x: Tensor, y: Tensor) -> bool:
 def attempt(formula: Callable[[], Result]) -> Result | None:
     """What KeOps makes of a formula; ``None``, said once, where it does not work: no compiler, no place to write to."""
     try:
-        return formula()
+        with _compiled_once(formula):
+            return formula()
     except Exception as error:  # KeOps raises whatever went wrong on its way: imports, files, compilers
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -57,6 +63,28 @@ def attempt(formula: Callable[[], Result]) -> Result | None:
             str(error).strip().split("\n")[0],
         )
         return None
+
+
+@contextmanager
+def _compiled_once(formula: Callable[[], Result]) -> Iterator[None]:
+    """Where several processes need a formula, one of them compiles it while the others wait, who then find it in KeOps' cache.
+
+    A lock, not a barrier: processes without rows of their own do not come this way.
+    """
+    cells = [cell.cell_contents for cell in formula.__closure__ or ()]  # type: ignore[attr-defined]
+    kinds = [(x.shape[1:], x.dtype, x.device.type) if isinstance(x, Tensor) else type(x) for x in cells]
+    key = (formula.__code__, *kinds)  # type: ignore[attr-defined]
+    if shards.world() == 1 or key in _ready:
+        yield
+        return
+    with open(Path(tempfile.gettempdir()) / f"particles-keops-{os.getuid()}.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    _ready.add(key)
+
+
+_ready: set[Any] = set()
+"""The formulas that this process has, when it is one of several."""
 
 
 def lazy(points: Tensor, axis: int) -> Any:

@@ -46,6 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "w2, sinkhorn": {"flow": "w2", "solver": "sinkhorn", "epsilon": 0.05},
     "w2, neural": {"flow": "w2", "solver": "neural", "batch_size": 30, "steps": 3},
     "mmd": {"flow": "mmd"},
+    "mmd, keops": {"flow": "mmd", "backend": "keops", "steps": 1},
     "mmd, noise": {"flow": "mmd", "kernel": "gaussian", "noise": 0.3, "carried": 5},
     "kale": {"flow": "kale"},
     "kernel": {"flow": "kernel", "steps": 3},

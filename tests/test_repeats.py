@@ -214,7 +214,6 @@ def test_repeats_in_turn_are_runs_bit_for_bit():
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
     found = simulate("--steps", 2, "--repeats", 2, "--output", "all", code=2)
     assert "--repeats are of one process; start them without torchrun" in found.stderr
 
