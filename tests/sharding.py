@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from particles import Memory, Specification, shards, simulate
+from particles import Memory, Specification, pairwise, shards, simulate
 from particles.build import build
 from particles.potentials import kernel, shared
 from particles.run.loop import Diverged
@@ -114,7 +114,7 @@ def sums() -> dict[str, np.ndarray]:
 def main(output: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     kernel.EXACT = 30  # so that conjugate gradients do it, over shared sums
-    shared.KEPT = 500  # so that costs are not kept
+    pairwise.KEPT = shared.KEPT = 500  # so that costs are kept of some and not of others
     found: dict[str, np.ndarray] = {}
     with shards.together():
         found |= {f"sum: {name}": value for name, value in sums().items()}
