@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -127,8 +126,6 @@ def taken(kind: str, problem: tuple[int, int, int]) -> float:
 
 def processes(quick: bool, most: int) -> list[Row]:
     """Seconds of the wall per step of the command line in W processes, by the difference of a longer and a shorter run."""
-    if find_spec("particles.shards") is None:
-        return []
     rows: list[Row] = []
     size = 20_000 if quick else 200_000
     with tempfile.TemporaryDirectory() as folder:
