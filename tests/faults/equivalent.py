@@ -29,7 +29,7 @@ WHY = {
         "divergences.py: _Bracketed.objective: on_q.detach() -> on_q",
     ),
     "a weight in single precision is rounded anyway, as its values are": (
-        "divergences.py: _Bracketed._drop: q.weight.min().double() -> q.weight.min()",
+        "divergences.py: _Bracketed._drop: q.max(-q.weight).double() -> q.max(-q.weight)",
     ),
     "seen on a GPU alone": (
         "divergences.py: _Bracketed._drop: torch.arange(1, 16, device=below.device) -> torch.arange(1, 16)",
@@ -47,6 +47,14 @@ WHY = {
     ),
     "the best weights are the same, whatever the first guess": (
         "steppers/proximal.py: Proximal._frozen: torch.zeros_like(level[:, None]) -> level[:, None]",
+    ),
+    "the length that is tried first: each ends in a descent, after more trials or fewer": (
+        "steppers/proximal.py: Proximal._fitted: "
+        "max(_length(flow, cloud, moved, before - left), _length(flow, cloud, moved, frozen - left)) -> "
+        "min(_length(flow, cloud, moved, before - left), _length(flow, cloud, moved, frozen - left))",
+        "steppers/proximal.py: Proximal._fitted: "
+        "max(_length(flow, cloud, moved, before - left), _length(flow, cloud, moved, frozen - left)) -> "
+        "_length(flow, cloud, moved, before - left)",
     ),
     "spares work of which nothing is left": ("steppers/runge_kutta.py: _moved: weight -> True",),
 }
