@@ -28,8 +28,9 @@ logger = logging.getLogger("particles")
 LOOSE = {
     "target", "source", "steps", "stop_energy", "patience", "backend", "compile", "device", "threads", "chunk_size",
     "log_every", "metric_every", "snapshot_every", "checkpoint_every", "metric_size", "trajectory_particles", "export",
+    "record",
 }  # fmt: skip
-"""The settings of reports, of the machine and of the end: a checkpoint is that of the run with any of them."""
+"""The settings of reports and records, of the machine and of the end: a checkpoint is that of the run with any of them."""
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ class Mp4:
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{fps:g}", "-i", "-"]
         command += ["-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-movflags", "+faststart"]
         command += ["-map_metadata", "-1", "-fflags", "+bitexact", "-f", "mp4", str(path)]
+        self.path = path
         self.words = tempfile.TemporaryFile()  # noqa: SIM115, not a pipe, which nobody would empty while frames are written
         # In a session of its own: Ctrl-C is for us, and we end it.
         self.process = subprocess.Popen(
@@ -165,7 +166,10 @@ class Mp4:
         self.process.wait()
         self.words.seek(0)
         said = self.words.read().decode(errors="replace").strip().splitlines()
-        return OSError(f"ffmpeg failed: {said[-1] if said else f'exit code {self.process.returncode}'}")
+        told = [line for line in said if self.path.name in line] or said[
+            -1:
+        ]  # newer versions end with words about no file
+        return OSError(f"ffmpeg failed: {told[-1] if told else f'exit code {self.process.returncode}'}")
 
     def __enter__(self) -> Mp4:
         return self
