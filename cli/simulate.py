@@ -15,7 +15,6 @@ from particles.cli.closing import Progress, close
 from particles.cli.options import disk, say, set_threads, specification, spelt, usage
 from particles.cli.watching import WATCHES, Terminal, drawing
 
-from particles import shards
 from particles.specification import Specification
 
 MARK = "repeats.toml"
@@ -119,6 +118,8 @@ def command(
 @contextmanager
 def _one_voice() -> Iterator[None]:
     """Of several processes the first one speaks, and all end with the same exit code."""
+    from particles import shards
+
     try:
         several = shards.launched() > 1
         number = int(os.environ["RANK"]) if several else 0
@@ -275,6 +276,7 @@ def _run(
     overwrite: bool,
     advise: bool,
 ) -> None:
+    from particles import shards
     from particles.build import build
     from particles.precision import check_comparable, rounding
     from particles.run.lock import locked
