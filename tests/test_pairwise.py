@@ -15,7 +15,7 @@ from problems import DOUBLE, normal
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from particles import lazy, tiles
+from particles import Key, lazy, tiles
 from particles.kernels import (
     Distance,
     Gaussian,
@@ -621,3 +621,37 @@ def test_keops_in_a_process_of_its_own(tmp_path, lacking):
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert len(re.findall("KeOps does not work here", done.stderr)) == (lacking != "nothing"), done.stderr
+
+
+@pytest.mark.parametrize("d", [2, 10])
+@pytest.mark.parametrize("epsilon", [0.5, 0.01])
+def test_pairs_that_keep_nothing_say_what_those_say_that_keep_costs(monkeypatch, d, epsilon):
+    from particles import pairwise
+    from particles.kernels import Distance
+
+    x, y = (torch.randn(n, d, generator=Key.of(n).generator(), dtype=torch.double) for n in (300, 200))
+    f, g = (torch.randn(n, generator=Key.of(n).fold("dual").generator(), dtype=torch.double) for n in (300, 200))
+    kept = pairwise.Pairs(x, y, Distance())
+    monkeypatch.setattr(pairwise, "KEPT", 0)
+    streamed = pairwise.Pairs(x, y, Distance())
+    assert kept.costs is not None
+    assert streamed.costs is None
+    torch.testing.assert_close(streamed.rows(g, epsilon), kept.rows(g, epsilon), rtol=0, atol=1e-12)
+    torch.testing.assert_close(streamed.columns(f, epsilon), kept.columns(f, epsilon), rtol=0, atol=1e-12)
+    values, slopes = streamed.gradient(g, epsilon)
+    torch.testing.assert_close(values, kept.rows(g, epsilon), rtol=0, atol=1e-12)
+    torch.testing.assert_close(slopes, pairwise.softmin_gradient(x, y, g, Distance(), epsilon)[1], rtol=0, atol=1e-12)
+
+
+def test_a_fit_is_the_same_whether_costs_are_kept_or_not(monkeypatch):
+    from particles import KL, Cloud, pairwise
+    from particles.potentials.transport import TransportPotential
+
+    p, q = (Cloud(torch.randn(n, 2, generator=Key.of(n).generator(), dtype=torch.double)) for n in (60, 50))
+    found = []
+    for most in (pairwise.KEPT, 0):
+        monkeypatch.setattr(pairwise, "KEPT", most)
+        potential = TransportPotential(KL(), epsilon=0.1, tolerance=1e-9)
+        found.append((potential.fit(p, q, Key.of(0))["divergence"], potential.grad(p)))
+        assert (potential.slopes is None) == bool(most)  # where nothing is kept, the gradient comes with the fit
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
