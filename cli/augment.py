@@ -361,7 +361,9 @@ def _counts(table: _Table, per_class: int | None, balance: bool, rows: int | Non
     wanted = max(sizes) if per_class is None else per_class
     counts = [max(wanted - size, 0) for size in sizes]
     if not any(counts):
-        raise ValueError(f"every class has {min(sizes)} rows or more; ask for more with --per-class")
+        raise ValueError(
+            f"no class has fewer than {wanted} rows, so there is nothing to make; ask for more with --per-class"
+        )
     return counts
 
 

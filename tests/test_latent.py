@@ -334,6 +334,8 @@ def test_bad_rows():
     with pytest.raises(ValueError, match="two training rows that differ, not 20 equal ones"):
         latent("pca:1", np.ones((20, 3)), KEY)
     fitted = latent("pca:2", x, KEY)
+    with pytest.raises(ValueError, match="2 rows are too few to learn principal components from"):
+        PCALatent.fit(np.eye(2), 1, KEY)
     with pytest.raises(ValueError, match=r"rows to encode must have shape \(n, 64\)"):
         fitted.encode(x[:, :9])
     with pytest.raises(ValueError, match=r"points to decode must have shape \(n, 2\)"):

@@ -163,7 +163,8 @@ class PCALatent(Latent):
             key: The source of the folds.
 
         Raises:
-            ValueError: If rows are not finite or all the same, or there are not as many components.
+            ValueError: If rows are not finite or all the same, there are not as many components, or without some of the rows
+                nothing varies.
         """
         from sklearn.decomposition import PCA
 
@@ -174,6 +175,10 @@ class PCALatent(Latent):
         directions, variance = pca.components_[:kept], pca.explained_variance_[:kept]
         z = (x - pca.mean_) @ directions.T
         held_out, residuals = _cross_fit(x, kept, key)
+        if not held_out.any():
+            raise ValueError(
+                f"{len(x)} rows are too few to learn principal components from: without one of them nothing varies"
+            )
         law = Residual.fit(residuals)
         outside = float(np.square(law.spread).sum()) - law.within(directions)
         room = kept < x.shape[1] and outside > 1e-9 * float(variance.sum())
@@ -230,7 +235,7 @@ def _cross_fit(x: np.ndarray, kept: int, key: Key) -> tuple[np.ndarray, np.ndarr
     order = key.fold("folds").numpy().permutation(n)
     for fold in np.array_split(order, min(n, _FOLDS)):
         others = np.delete(x, fold, axis=0)
-        found = min(kept, len(others) - 1, d)
+        found = min(kept, len(others) - 1, d) if (others != others[:1]).any() else 0
         pca = PCA(found, svd_solver="covariance_eigh" if len(others) > d else "full").fit(others) if found else None
         directions = np.zeros((0, d)) if pca is None else pca.components_
         # A row differs from the mean of m others by more than from the true one, by 1 + 1/m in square.
