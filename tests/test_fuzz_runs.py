@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from fuzzing import fuzz, limited, spoilt
+from fuzzed_runs import BASES, NUMBER, SMALL, WHOLE, contents, ended, spoilt_runs, working_folder
+from fuzzing import fuzz, limited
 from hypothesis import given
 from hypothesis import strategies as st
 from particles.cli import main
@@ -28,74 +28,11 @@ from particles.names import (
     STEPPERS,
 )
 
-SMALL = [
-    "-n",
-    "12",
-    "--target-size",
-    "15",
-    "--holdout",
-    "5",
-    "--network",
-    "4,4",
-    "--no-figure",
-    "-q",
-    "--log-every",
-    "1",
-]
-BASES = {
-    "recorded": ["--target", "moons", "--steps", "3", "--record", "--carried", "2", "--checkpoint-every", "2"],
-    "labelled": ["--target", "rows.csv", "--label", "k", "--steps", "3", "--flow", "transport"],
-    "learnt": ["--target", "moons", "--steps", "3", "--flow", "proximal", "--time-steps", "3"],
-}
-
-
-def ended(*words):
-    """What a command answers; it ends in time, with a code of its own, and one sentence if it does not do as it is told."""
-    with limited():
-        found = CliRunner().invoke(main, list(map(str, words)))
-    assert found.exception is None or isinstance(found.exception, SystemExit), (words, found.exc_info)
-    assert found.exit_code in (0, 2, 3, 4), (words, found.exit_code, found.stderr)
-    assert "Traceback" not in found.output
-    if found.exit_code:
-        assert found.stderr.strip(), words
-        assert found.stderr.strip().splitlines()[-1].startswith(("Error: ", "Diverged: ")), (words, found.stderr)
-    return found
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the finished runs, which is the working directory."""
-    path, before = tmp_path_factory.mktemp("fuzz"), os.getcwd()
-    os.chdir(path)
-    draws = np.random.default_rng(0)
-    rows = pd.DataFrame(draws.normal(size=(24, 2)), columns=["x0", "x1"])
-    rows.to_csv("plain.csv", index=False)
-    rows.assign(k=["u", "v"] * 12).to_csv("rows.csv", index=False)
-    rows.head(3).to_csv("new.csv", index=False)
-    rows.head(3).assign(k=["u", "v", "u"]).to_csv("new-labelled.csv", index=False)
-    for name, words in BASES.items():
-        assert ended("simulate", *SMALL, *words, "-o", f"whole/{name}").exit_code == 0
-    yield path
-    os.chdir(before)
-
-
-def contents(path):
-    return {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file() and file.name != ".lock"}
-
-
-@st.composite
-def spoilt_runs(draw):
-    """Copies a finished run and spoils one of its files, or takes it away; its name and that of the file."""
-    name = draw(st.sampled_from(list(BASES)))
-    shutil.rmtree("run", ignore_errors=True)
-    shutil.copytree(f"whole/{name}", "run")
-    files = sorted(path for path in Path("run").rglob("*") if path.is_file())
-    path = draw(st.sampled_from(files))
-    if not draw(st.integers(0, 9)):
-        path.unlink()
-    else:
-        path.write_bytes(draw(spoilt(path.read_bytes(), 2)))
-    return name
+    with working_folder(tmp_path_factory.mktemp("fuzz")) as path:
+        yield path
 
 
 def kept(before, found):
@@ -136,44 +73,8 @@ def test_spoilt_runs_are_drawn_or_refused(folder, data, kind):
     assert contents("run") == before
 
 
-@fuzz(4, 0.05)
-@given(st.data())
-def test_spoilt_runs_are_reported_or_refused(folder, data):
-    data.draw(spoilt_runs())
-    before = contents("run")
-    ended("report", "run", "--output", "page.html", "-q")
-    assert contents("run") == before
-
-
 # Options
 
-NUMBER = st.one_of(
-    st.sampled_from(
-        [
-            "0",
-            "1",
-            "-1",
-            "0.5",
-            "2",
-            "1e-300",
-            "1e-12",
-            "1e12",
-            "1e300",
-            "inf",
-            "-inf",
-            "nan",
-            "",
-            "x",
-            "1,5",
-            "0x1",
-            "1e400",
-            "²",
-        ]
-    ),
-    st.floats(0, 3).map(str),
-    st.integers(0, 20).map(str),
-)
-WHOLE = st.sampled_from(["0", "1", "2", "3", "5", "-1", "1.5", "", "x", "nan", "9" * 30])
 FLOATS = [
     "--source-mean",
     "--source-std",
@@ -325,42 +226,6 @@ def test_any_options_of_plot(folder, name, chosen, data):
     words = [word for option in chosen for word in (option, data.draw(PICTURE[option]))]
     more = [] if "--dpi" in chosen else ["--dpi", "20"]
     ended("plot", f"whole/{name}", *more, *words, "--output", "picture.png", "-q")
-
-
-@fuzz(6, 0.05)
-@given(
-    st.lists(st.sampled_from(["--only-new", "--balance", "--no-marginals", "--conditional", "--json"]), max_size=2, unique=True),
-    st.sampled_from([[], ["--label", "k"], ["--label", "x0"], ["--label", "none"]]),
-    st.lists(st.sampled_from(["--rows", "--per-class", "--min-ratio", "--stop", "--lipschitz", "--latent", "--method", "--start", "--image-shape"]), max_size=2, unique=True),
-    st.data(),
-)  # fmt: skip
-def test_any_options_of_augment(folder, flags, label, chosen, data):
-    values = {
-        "--rows": st.sampled_from(["30", "1", "0", "-1", "x"]),
-        "--per-class": st.sampled_from(["14", "1", "0", "1.5"]),
-        "--min-ratio": NUMBER,
-        "--stop": st.sampled_from(["1", "2", "0", "-1", "1.5", "x", "nan"]),
-        "--lipschitz": NUMBER,
-        "--latent": st.sampled_from(["none", "pca:1", "pca:0.9", "pca:99", "pca:nan", "ae", "ae:x", "conv:1", ":"]),
-        "--method": st.sampled_from(["gaussian", "kde", "x"]),
-        "--start": st.sampled_from(["gaussian", "kde", "bootstrap", "mixed", "normal", "x"]),
-        "--image-shape": st.sampled_from(["1,2", "2", "x", "0,0", "1,2,3"]),
-    }
-    words = [word for option in chosen for word in (option, data.draw(values[option]))]
-    more = [] if {"--stop", "--method"} & set(chosen) else ["--method", "kde"]
-    Path("augmented.csv").unlink(missing_ok=True)
-    found = ended(
-        "augment",
-        "rows.csv" if label == ["--label", "k"] else "plain.csv",
-        *label,
-        *flags,
-        *more,
-        *words,
-        "-o",
-        "augmented.csv",
-    )
-    if found.exit_code == 0:
-        assert np.isfinite(pd.read_csv("augmented.csv").select_dtypes("number").to_numpy()).all()
 
 
 @fuzz(4, 0.03)
