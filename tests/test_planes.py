@@ -23,20 +23,22 @@ def problem(n, count, d, kind="random", dtype=DOUBLE):
 
 
 def gaps(slopes, levels, weights, h):
-    """What the dual maximum lacks at most, as a part of the terms in it."""
+    """What the dual maximum lacks at most, as a part of the terms in it, to which each plane adds at least its mass' rounding."""
     slopes, levels, weights = slopes.double(), levels.double(), weights.double()
     gram = h * slopes @ slopes.transpose(1, 2)
     worth = levels - torch.einsum("njk,nk->nj", gram, weights)
-    terms = levels.abs() + torch.einsum("njk,nk->nj", gram.abs(), weights)
+    terms = levels.abs() + torch.einsum("njk,nk->nj", gram.abs(), weights.clamp(min=2**-52))
     found = worth.amax(1) - (worth * weights).sum(1)
     best = terms.gather(1, worth.argmax(1, keepdim=True))[:, 0]
     return found / (best + (weights * terms).sum(1)).clamp(min=1e-300)
 
 
-@pytest.mark.parametrize(
-    ("count", "d", "h"), [(1, 4, 1.0), (2, 4, 0.1), (3, 4, 1.0), (6, 4, 10.0), (12, 1, 10.0), (20, 5, 1e3)]
-)
-@pytest.mark.parametrize("kind", ["random", "round", "steep"])
+SIZES = [(1, 4, 1.0), (2, 4, 0.1), (3, 4, 1.0), (6, 4, 10.0), (12, 1, 10.0), (20, 5, 1e3)]
+KINDS = ["random", "round", "steep"]
+
+
+@pytest.mark.parametrize(("count", "d", "h"), SIZES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_gap_of_duality_is_closed(kind, count, d, h):
     slopes, levels, first = problem(100, count, d, kind)
     found = balanced(slopes, levels, first, h)
@@ -46,6 +48,22 @@ def test_the_gap_of_duality_is_closed(kind, count, d, h):
     gap = gaps(slopes, levels, found, h)
     assert float(gap.min()) > -1e-13
     assert float(gap.max()) < 1e-12
+
+
+@pytest.mark.parametrize(("count", "d", "h"), SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_steps_are_enough(kind, count, d, h, monkeypatch):
+    """It ends by itself, after three steps per plane at most, and no step is made once all is done."""
+    steps, newton = [], planes._newton
+
+    def counted(curvature, *others):
+        steps.append(len(curvature))
+        return newton(curvature, *others)
+
+    monkeypatch.setattr(planes, "_newton", counted)
+    balanced(*problem(100, count, d, kind), h)
+    assert len(steps) <= 3 * count
+    assert all(steps)
 
 
 @pytest.mark.parametrize("h", [0.1, 10.0])
@@ -72,6 +90,19 @@ def test_three_planes_by_hand():
     # Where 1 + 2z meets 1/2, z = −1/4 = −10 · 2λ.
     expected = torch.tensor([[0.0, 0.0, 1.0], [1 / 80, 79 / 80, 0.0]], dtype=DOUBLE)
     torch.testing.assert_close(found, expected)
+
+
+def test_what_all_levels_have_in_common_leaves_no_trace():
+    slopes, levels, first = problem(20, 6, 4)
+    levels = (levels * 2**20).round() / 2**20  # so that nothing is rounded where 2²⁰ is added
+    assert torch.equal(balanced(slopes, levels + 2**20, first, 1.0), balanced(slopes, levels, first, 1.0))
+
+
+def test_flat_planes_of_one_level():
+    """The differences between the first two are 0 in slope and in level."""
+    slopes, levels = torch.zeros(1, 3, 2, dtype=DOUBLE), torch.tensor([[0.0, 0.0, 1.0]], dtype=DOUBLE)
+    first = torch.tensor([[0.5, 0.5, 0.0]], dtype=DOUBLE)
+    assert torch.equal(balanced(slopes, levels, first, 1.0), torch.tensor([[0.0, 0.0, 1.0]], dtype=DOUBLE))
 
 
 def test_single_precision_comes_back_as_it_went_in():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDING = 64 * torch.finfo(torch.double).eps
-"""What the maximum may lack, as a part of the terms of which it is the sum."""
+EPSILON = torch.finfo(torch.double).eps
+ROUNDING = 64 * EPSILON
+"""What the maximum may lack, as a part of the terms of which it is the sum, where no mass counts as less than ``EPSILON``."""
 RIDGE = 1e-12
 """The part of its curvature that each plane gets more, so that weights are unique where planes are linear combinations of others."""
 ROWS = 4096
@@ -41,7 +42,8 @@ def _balanced(slopes: Tensor, levels: Tensor, weights: Tensor, h: float) -> Tens
     for _ in range(10 * planes):  # never reached
         curvature, mass = gram[todo], weights[todo]
         worth = levels[todo] - (curvature @ mass[:, :, None])[:, :, 0]
-        terms = levels[todo].abs() + (curvature.abs() @ mass[:, :, None])[:, :, 0]
+        # Masses of a sum of 1: one that is less than its rounding would only be halved again and again.
+        terms = levels[todo].abs() + (curvature.abs() @ mass.clamp(min=EPSILON)[:, :, None])[:, :, 0]
         best = worth.argmax(1, keepdim=True)
         more = (worth.take_along_dim(best, 1) - (mass * worth).sum(1, keepdim=True))[:, 0]
         rounding = ROUNDING * (terms.take_along_dim(best, 1)[:, 0] + (mass * terms).sum(1))
