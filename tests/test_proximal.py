@@ -134,7 +134,7 @@ def test_trial_points(max_inner):
 
 
 class Spied(Analytic):
-    """Remembers where velocities were asked for."""
+    """Remembers where velocities were asked for; its divergence rises by so much each time, whatever happens."""
 
     def __init__(self, formula, height, drift=0.0):
         super().__init__(formula, height)
@@ -207,6 +207,36 @@ def test_a_divergence_that_rises_by_training_does_not_halt_the_way(h):
     assert info["descent"] == pytest.approx(height * h / (1 + h))  # of |y|² / 2, without the price of the way
 
 
+def test_slopes_that_do_not_turn_ask_for_half_of_the_way():
+    """φ is −|x|² / 2h, so r is the same all along: there is no parabola with a lowest point."""
+    y, flow = (
+        Cloud(torch.tensor([[1.0, -2.0], [4.0, 8.0]], dtype=DOUBLE)),
+        Spied(lambda t, x: x, lambda x: -x[:, 0] * 0),
+    )
+    end, info = one(flow, Proximal(), y, 1.0)
+    assert lengths(flow, y).tolist() == [0.5**k for k in range(11)]
+    assert torch.equal(end.x, y.x)
+    assert (info["inner"], info["descent"]) == (0, 0)
+
+
+@pytest.mark.parametrize("drift", [math.inf, math.nan])
+def test_a_divergence_that_is_not_finite_is_tried_once(drift):
+    """Though φ fell: a shorter way would be no cure."""
+    y, flow = cloud(5, 2, "y"), bowl(1.0)
+    velocity = flow.velocity
+
+    def later(t, cloud, key):
+        v, info = velocity(t, cloud, key)
+        return v, info | {"divergence": info["divergence"] + (drift if len(flow.tried) > 1 else 0)}
+
+    flow.velocity = later
+    end, info = one(flow, Proximal(), y, 0.5)
+    assert len(flow.tried) == 2
+    assert torch.equal(end.x, y.x)
+    assert info["inner"] == 0
+    assert not math.isfinite(info["descent"])
+
+
 @pytest.mark.parametrize("carried", [0, 3])
 def test_length_is_the_inverse_of_the_curvature(carried):
     """Barzilai and Borwein's shorter one, s · t / t · t; by masses, without those who ride along, and within its bounds."""
@@ -223,6 +253,7 @@ def test_length_is_the_inverse_of_the_curvature(carried):
     assert length(1e8, 1e8) == 1e-6
     assert length(-2.0, -2.0) == 1
     assert length(0.0, 0.0) == 1  # neither moved nor turned
+    assert _length(BOWL, c, moved, moved[:, [1, 0]]) == 1  # turned across the way
     assert float(_longest(c, moved)) == 2
 
 

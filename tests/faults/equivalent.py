@@ -4,7 +4,7 @@ WHY = {
     "a bound that is not reached, or a tolerance's or bracket's last digit": (
         "divergences.py: _Bracketed.marginal: 100 -> 101",
         "divergences.py: _Bracketed.marginal: 1 -> 2",
-        "divergences.py: _Bracketed._drop: 1 -> 2 (4)",
+        "divergences.py: _Bracketed._drop: 1 -> 2 (3)",
         "divergences.py: _Bracketed._drop: 13 -> 14",
         "steppers/cfl.py: cfl: 2000 -> 2001",
     ),
