@@ -84,7 +84,7 @@ class Simulation:
             progress=progress,
             rows=self.rows,
             export=spec.export,
-            settings=self._settings(),
+            settings=self.settings(spec),
         )
         shards.once(lambda: self._begin(folder))
         return folder if shards.world() == 1 else Shared(folder)
@@ -115,9 +115,9 @@ class Simulation:
                 rows: dict[str, Any] = {} if self.rows is None else {"rows": self.rows.numpy()}
                 np.savez(file, target=target, holdout=holdout, **rows, **self._labels())
 
-    def _settings(self) -> dict[str, Any]:
-        """What its particles depend on: the settings but for those of reports and of the machine, and its data."""
-        made = {name: value for name, value in dataclasses.asdict(self.spec).items() if name not in LOOSE}
+    def settings(self, spec: Specification) -> dict[str, Any]:
+        """What the particles of a run with such a specification depend on: its settings but for those of reports and of the machine, and the data."""
+        made = {name: value for name, value in dataclasses.asdict(spec).items() if name not in LOOSE}
         return made | {name: value for name, value in self.noted["data"].items() if name.endswith("_fingerprint")}
 
     def check_room(self, path: Path, warn: bool = True, runs: int = 1) -> None:

@@ -45,11 +45,12 @@ def restore(simulation: Simulation, path: Path) -> State:
     """The last saved state of the run in a folder; the process, potential included, is brought back to it.
 
     Raises:
-        ValueError: If there is none yet, or it does not fit.
+        ValueError: If there is none yet, or it does not fit, or it was made with other settings than the folder's.
     """
     from particles.run.store import Folder
 
-    state = Folder(path, simulation.schema).restore(simulation.process)
+    settings = simulation.settings(_here(path))
+    state = Folder(path, simulation.schema, settings=settings).restore(simulation.process)
     if state is None:
         raise ValueError(f"{path} has no checkpoint yet; let the run go on first (simulate --resume {path})")
     return state

@@ -211,6 +211,8 @@ def test_the_checkpoint_of_another_run_is_not_gone_on_from():
     shutil.copy("other/checkpoint.pt", "run")
     said = refused("simulate", "--resume", "run", "--steps", 6, "-q")
     assert "its checkpoint is of a run with --seed = 1, not 0" in said
+    assert said == refused("plot", "run", "--kind", "potential", "--output", "landscape.png", "-q")
+    assert not Path("landscape.png").exists()
     done("simulate", "--resume", "other", "--steps", 6, "-q")
 
 
