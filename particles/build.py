@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from particles import demand, generative, inputs, methods, shards
+from particles import demand, generative, inputs, methods, room, shards
 from particles.names import TOYS, plain_name
 from particles.specification import Specification
 
@@ -131,7 +131,7 @@ class Simulation:
         own = len(cloud) - cloud.carried
         size = _size(self.target, runs * own, runs * cloud.carried)
         size = dataclasses.replace(size, target=runs * len(self.target), width=width)
-        demand.check_disk(self.spec, size, path, warn)
+        room.check_disk(self.spec, size, path, warn)
 
     def check_memory(self, runs: int) -> None:
         """Whether so many runs like this one fit into memory together.
@@ -141,7 +141,7 @@ class Simulation:
         """
         cloud = self.process.source
         size = _size(self.target, runs * (len(cloud) - cloud.carried), runs * cloud.carried)
-        demand.check_memory(self.spec, dataclasses.replace(size, target=runs * len(self.target)))
+        room.check_memory(self.spec, dataclasses.replace(size, target=runs * len(self.target)))
 
     def _labels(self) -> dict[str, Any]:
         """The classes of particles, target and held-out rows by the names that a run has for them, as text."""
@@ -203,7 +203,7 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
     key = Key.of(spec.seed)
     device = inputs.device(spec.device)
     if plain_name(spec.target) in TOYS:
-        demand.check_points("target_size", spec.target_size)
+        room.check_points("target_size", spec.target_size)
     training, holdout_table = inputs.target(spec, key)
     scale = spec.scale or ("none" if training.name in TOYS else "standard")
     generates = spec.flow == "proximal"
@@ -223,11 +223,11 @@ def build(spec: Specification, *, to_run: bool = True) -> Simulation:
     holdout = None if holdout_table is None else schema.encode(holdout_table, device)
     expected = inputs.count(spec, target)
     if expected is not None and to_run:  # a law could be asked for any number of particles
-        demand.check_memory(dataclasses.replace(spec, device=str(device)), _size(target, expected, spec.carried))
+        room.check_memory(dataclasses.replace(spec, device=str(device)), _size(target, expected, spec.carried))
     source, fingerprint = inputs.source(spec, schema, target, key)
     if expected is None and to_run:
         own = len(source) - source.carried
-        demand.check_memory(dataclasses.replace(spec, device=str(device)), _size(target, own, source.carried))
+        room.check_memory(dataclasses.replace(spec, device=str(device)), _size(target, own, source.carried))
     spec = dataclasses.replace(
         spec,
         target=inputs.lasting(spec.target),

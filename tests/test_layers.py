@@ -21,7 +21,7 @@ ORDER = [
     {"run"},
     {"specification"},
     {"inputs", "methods", "demand"},
-    {"generative", "repetition"},
+    {"generative", "repetition", "room"},
     {"blockwise", "containers"},
     {"selection", "strategies"},
     {"build", "quality", "augmentation"},

@@ -51,7 +51,7 @@ def one(case: dict[str, object]) -> None:
     import numpy as np
     import torch
 
-    from particles import Key, demand, simulate
+    from particles import Key, demand, room, simulate
     from particles.build import build
     from particles.metrics.summary import summarise
     from particles.specification import Specification
@@ -61,8 +61,8 @@ def one(case: dict[str, object]) -> None:
     rows, dimension = int(settings.pop("n")), int(settings.pop("d", 2))  # type: ignore[call-overload]
     steps = int(settings.pop("steps", 1))  # type: ignore[call-overload]
     sizes = []
-    check = demand.check_memory
-    demand.check_memory = lambda spec, size: (sizes.append(size), check(spec, size))  # type: ignore[assignment]
+    check = room.check_memory
+    room.check_memory = lambda spec, size: (sizes.append(size), check(spec, size))  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.npy")
         np.save(path, np.random.default_rng(0).normal(size=(rows, dimension)).astype("f4"))
