@@ -18,6 +18,7 @@ from particles.data.latent import Latent, latent
 from particles.data.marginals import Marginals
 from particles.data.starts import STARTS, Law, fit_start
 from particles.keys import Key
+from particles.room import check_points
 from particles.selection import LEAST, STEPS, TRIED, Trial, ratio, try_out, wide_enough
 
 logger = logging.getLogger("particles")
@@ -148,8 +149,8 @@ class Augmentation:
             record: Whether to keep the discriminators, for ``sample``.
 
         Raises:
-            ValueError: If nothing is asked for and nothing kept, a column cannot be used, no column varies, or there is
-                nothing to learn a spread from.
+            ValueError: If nothing is asked for and nothing kept, a column cannot be used, no column varies, there is nothing to
+                learn a spread from, or so many rows would not fit into memory.
             Diverged: If the flow does.
         """
         if not record and not any(counts):
@@ -159,8 +160,9 @@ class Augmentation:
         self.columns = Columns.fit(frame, group=group, categorical=recipe.categorical, scale=recipe.scale, name=name)
         if not self.columns.width:
             raise ValueError(f"{name}: every column is constant, so new rows could only be copies")
+        self._check_room(counts)
         self.training = self.columns.encode(frame)
-        self.seen = set(_hashes(frame))
+        self.seen = _hashes(frame)
         shape = recipe.settings.image_shape
         self.places = None if shape is None else _places(self.columns, shape, name)
         rows = self.training if self.places is None else _image(self.training, self.places, len(self.columns.columns))
@@ -178,6 +180,10 @@ class Augmentation:
         made = self._decoded(self._flow(counts, record), key.fold("finish"))
         self.rows, self.group = self._finish(made, counts, key.fold("finish"))
         self.report = self._report(counts)
+
+    def _check_room(self, counts: Sequence[int]) -> None:
+        # Some eight copies of each row, in one form or another, and a number beside it: measured.
+        check_points("the number of new rows", sum(counts), self.columns.width + 1)
 
     def _choose(self) -> dict[int, Choice]:
         """Where each class starts and how far it goes; classes of about one size decide together."""
@@ -320,7 +326,7 @@ class Augmentation:
         points = {c: x if (maps := self._maps(c, x)) is None else self._mapped(x, maps) for c, x in made.items()}
         group = np.concatenate([np.full(len(x), c) for c, x in points.items()])
         frame = self.columns.decode(np.concatenate(list(points.values())), key.fold("columns"), group)
-        copied = np.array([row in self.seen for row in _hashes(frame)])
+        copied = np.isin(_hashes(frame), self.seen)
         chosen = []
         for c in points:
             (own,) = np.nonzero(group == c)
@@ -340,7 +346,11 @@ class Augmentation:
         Arguments:
             counts: The number of new rows of each class.
             key: The source of the draws.
+
+        Raises:
+            ValueError: If so many rows would not fit into memory.
         """
+        self._check_room(counts)
         least = {c: max(len(self.classes[c]), 100) for c in self.wanted}  # enough to know their distributions by
         lots = {c: max(_with_spares(counts[c]), least[c]) if counts[c] else 1 for c in self.wanted}
         points = {c: self.choices[c].start.draw(lots[c], key.fold(c)) for c in self.wanted if c not in self.moving}
@@ -351,7 +361,7 @@ class Augmentation:
 
     def _report(self, counts: Sequence[int]) -> dict[str, Any]:
         new = self.columns.encode(self.rows) if len(self.rows) else np.empty((0, self.columns.width))
-        copied = np.array([row in self.seen for row in _hashes(self.rows)], dtype=bool)
+        copied = np.isin(_hashes(self.rows), self.seen)
         warnings: list[str] = []
         classes = []
         for c in self.wanted:
@@ -435,9 +445,9 @@ def _with_spares(count: int) -> int:
     return count + max(count // 10, 10) if count else 0
 
 
-def _hashes(frame: pd.DataFrame) -> list[int]:
+def _hashes(frame: pd.DataFrame) -> np.ndarray:
     """A number for each row, the same for equal rows."""
-    return [int(h) for h in pd.util.hash_pandas_object(frame, index=False)] if len(frame) else []
+    return pd.util.hash_pandas_object(frame, index=False).to_numpy() if len(frame) else np.zeros(0, dtype=np.uint64)
 
 
 def _plain(value: Any) -> Any:

@@ -45,10 +45,10 @@ def check_points(name: str, count: int, dimension: int = 3) -> None:
         ValueError: If not, with the number that could be.
     """
     one, room = 64.0 * dimension, free_memory()
-    if count * one > room:
-        most = int(0.5 * room / one)
+    if count > room / one:
+        most, needed = int(0.5 * room / one), min(count, 1e290) * one
         raise ValueError(
-            f"{name} {count} asks for about {_spelt(count * one)} of memory, and {_spelt(room)} are free; at most {most} would fit"
+            f"{name} {count} asks for about {_spelt(needed)} of memory, and {_spelt(room)} are free; at most {most} would fit"
         )
 
 

@@ -278,8 +278,11 @@ def test_latent_coordinates():
     frame = pd.DataFrame(rng.normal(size=(30, 2)) @ rng.normal(size=(2, 6)), columns=list("abcdef"))
     augment(frame, "--latent", "pca:2", "--no-marginals", "--report", "report.json")
     assert json.loads(Path("report.json").read_text())["latent"]["dimension"] == 2
-    values = np.linalg.svd(pd.read_csv("out.csv").iloc[:, :6].to_numpy(), compute_uv=False)
-    assert values[1] > 10 * values[2]  # but for what is cut off at the ranges
+    new = pd.read_csv("out.csv").query("synthetic == 1")[list("abcdef")]
+    inside = new[((new > frame.min()) & (new < frame.max())).all(axis=1)]  # which nothing was cut off from
+    assert len(inside) > 10
+    values = np.linalg.svd(inside.to_numpy(), compute_uv=False)
+    assert values[1] > 1e6 * values[2]
 
 
 def test_defaults():
@@ -460,6 +463,8 @@ def with_entry(column, row, entry):
         (TABLE, ["--label", "y"], "no class has fewer than 10 rows, so there is nothing to make; ask for more with --per-class"),
         (TABLE, ["--label", "y", "--per-class", 10], "no class has fewer than 10 rows"),
         (TABLE, ["--rows", 20], "data.csv has 20 rows already; --rows must be more than that, not 20"),
+        (TABLE, ["--rows", 10**30], f"the number of new rows {10**30 - 20} asks for about "),
+        (TABLE, ["--label", "y", "--per-class", 10**400], "are free; at most "),
         (TABLE, ["--label", "y", "--balance", "--per-class", 30], "--per-class, --balance and --rows exclude each other"),
         (TABLE, ["--holdout", "data.csv"], "--holdout data.csv is the table itself"),
         (TABLE, ["--report", "out.csv"], "--output and --report are the same file"),

@@ -9,14 +9,22 @@ from problems import DOUBLE, normal
 from particles.steppers import planes
 from particles.steppers.planes import balanced
 
+SCALES = {"steep": 1e2, "steepest": 1e8}
+
 
 def problem(n, count, d, kind="random", dtype=DOUBLE):
     """Slopes, levels and a first guess: all mass on the first plane."""
     slopes, levels = normal(n * count, d, "slopes").reshape(n, count, d), normal(n, count, "levels")
     if kind == "round":  # many of them equal, in slope or in all
         slopes, levels = slopes.round(), levels.round()
-    if kind == "steep":  # slopes from 10⁻⁴ to 10⁴, within each problem
-        slopes = slopes * 100 ** normal(n, count, "scale")[:, :, None]
+    if kind in SCALES:  # of the slopes within each problem
+        slopes = slopes * SCALES[kind] ** normal(n, count, "scale")[:, :, None]
+    if kind == "far":  # from the origin, and near each other
+        slopes = 1e6 + 1e-6 * slopes
+    if kind in ("near", "level"):
+        slopes = slopes[:, :1] + 1e-9 * slopes
+    if kind == "level":  # nearly, too
+        levels = 1e-9 * levels
     first = torch.zeros_like(levels)
     first[:, 0] = 1
     return slopes.to(dtype), levels.to(dtype), first.to(dtype)
@@ -34,16 +42,16 @@ def gaps(slopes, levels, weights, h):
 
 
 SIZES = [(1, 4, 1.0), (2, 4, 0.1), (3, 4, 1.0), (6, 4, 10.0), (12, 1, 10.0), (20, 5, 1e3)]
-KINDS = ["random", "round", "steep"]
+KINDS = ["random", "round", *SCALES, "far", "near", "level"]
 
 
 @pytest.mark.parametrize(("count", "d", "h"), SIZES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gap_of_duality_is_closed(kind, count, d, h):
-    slopes, levels, first = problem(100, count, d, kind)
+    slopes, levels, first = problem(300, count, d, kind)
     found = balanced(slopes, levels, first, h)
     assert first[:, 0].eq(1).all()  # the guess is left as it was
-    torch.testing.assert_close(found.sum(1), torch.ones(100, dtype=DOUBLE))
+    torch.testing.assert_close(found.sum(1), torch.ones(300, dtype=DOUBLE))
     assert bool((found >= 0).all())
     gap = gaps(slopes, levels, found, h)
     assert float(gap.min()) > -1e-13
@@ -61,7 +69,7 @@ def test_few_steps_are_enough(kind, count, d, h, monkeypatch):
         return newton(curvature, *others)
 
     monkeypatch.setattr(planes, "_newton", counted)
-    balanced(*problem(100, count, d, kind), h)
+    balanced(*problem(300, count, d, kind), h)
     assert len(steps) <= 3 * count
     assert all(steps)
 

@@ -133,6 +133,14 @@ def test_trial_points(max_inner):
     assert info["inner"] == len(tried) - 1 == max_inner
 
 
+@pytest.mark.parametrize("max_inner", [2, 3])
+def test_no_more_descents_than_asked_for(max_inner):
+    """On φ = |x|⁴ none of them ends where F is lowest."""
+    flow = Analytic(lambda t, x: -4 * x * x.square().sum(1, keepdim=True), lambda x: x.square().sum(1).square())
+    _, info = one(flow, Proximal("implicit", max_inner=max_inner, tolerance=0), cloud(20, 2, "y"), 0.1)
+    assert info["inner"] == max_inner
+
+
 class Spied(Analytic):
     """Remembers where velocities were asked for; its divergence rises by so much each time, whatever happens."""
 

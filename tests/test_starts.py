@@ -240,9 +240,15 @@ def test_likelihood_with_fewer_rows_than_columns_is_that_within_their_span():
     spread = Spread.fit(x - x.mean(0), 11)
     turn = np.linalg.qr(KEY.fold("turn").numpy().normal(size=(40, 40)))[0]
     embedded = np.concatenate((x, np.zeros((12, 38))), 1) @ turn
-    within = Spread(np.concatenate((spread.factor, np.zeros((12, 38))), 1) @ turn, spread.floor)
+    within = Spread(np.concatenate((spread.factor, np.zeros((len(spread.factor), 38))), 1) @ turn, spread.floor)
     assert best_bandwidth(embedded, within) == best_bandwidth(x, spread)
     np.testing.assert_allclose(pdist(within.whiten(embedded)), pdist(spread.whiten(x)), rtol=1e-9)
+
+
+def test_a_draw_takes_no_more_numbers_than_there_are_columns():
+    """Of however many rows: their number is no matter of memory."""
+    assert Spread.fit(sample(500, 3)).factor.shape == (3, 3)
+    assert Spread.fit(sample(3, 500)).factor.shape == (3, 500)
 
 
 def test_duplicates_do_not_shrink_the_bandwidth():

@@ -29,7 +29,7 @@ class Spread:
     r"""A covariance matrix in the form :math:`F^T F + s^2 I`, without the matrix.
 
     Arguments:
-        factor: The matrix F, with shape (n, d).
+        factor: The matrix F, with shape (k, d).
         floor: The standard deviation s in all directions.
     """
 
@@ -49,21 +49,21 @@ class Spread:
         n, d = centred.shape
         shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
         variance = np.square(centred) / (degrees or n)
-        return Spread(
-            centred * np.sqrt((1 - shrinkage) / (degrees or n)), float(np.sqrt(shrinkage * variance.sum() / d))
-        )
+        # Of many rows the triangle of d rows with the same FᵀF is enough: a draw takes k numbers.
+        root = np.linalg.qr(centred, mode="r") if n > d else centred
+        return Spread(root * np.sqrt((1 - shrinkage) / (degrees or n)), float(np.sqrt(shrinkage * variance.sum() / d)))
 
     def noise(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """Normal draws with this covariance and mean 0, with shape (count, d)."""
-        n, d = self.factor.shape
-        within = generator.standard_normal((count, n)) @ self.factor
+        k, d = self.factor.shape
+        within = generator.standard_normal((count, k)) @ self.factor
         return np.asarray(within + self.floor * generator.standard_normal((count, d)))
 
     def whiten(self, x: np.ndarray) -> np.ndarray:
         """Coordinates of the rows in which Euclidean distances are those of Mahalanobis.
 
         Directions in which neither these rows nor those of the factor differ are left out. Without pooling, that is with a factor
-        of the n rows themselves, at most n - 1 coordinates remain; rows of other classes in the factor add theirs.
+        of these n rows alone, at most n - 1 coordinates remain; rows of other classes in the factor add theirs.
         """
         centred = x - x.mean(0)
         _, lengths, axes = np.linalg.svd(np.concatenate((centred, self.factor)), full_matrices=False)
