@@ -123,8 +123,8 @@ def _run(
     folder: Path, simulations: dict[str, Any], *, quiet: bool, overwrite: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of the table, and the flows that diverged."""
+    from particles.run.folder import clear
     from particles.run.loop import Diverged, simulate
-    from particles.run.store import clear
 
     for name, simulation in simulations.items():
         simulation.check_room(folder / name, warn=False)

@@ -124,7 +124,7 @@ def _read(path: Path, steps: int | None) -> Specification:
 
 def _clear(folder: Path) -> None:
     """Removes repeats from a folder, and nothing else."""
-    from particles.run.store import clear
+    from particles.run.folder import clear
 
     for path in folder.glob("repeat-*"):
         clear(path)

@@ -279,9 +279,10 @@ def _run(
     from particles import shards
     from particles.build import build
     from particles.precision import check_comparable, rounding
+    from particles.run.folder import clear
     from particles.run.lock import locked
     from particles.run.loop import Diverged, Interrupted, simulate
-    from particles.run.store import RunError, Unwritable, clear
+    from particles.run.store import RunError, Unwritable
 
     set_threads(spec)
     with ExitStack() as stack:

@@ -111,7 +111,7 @@ def _specification(run: Path, device: str | None, time_steps: int | None) -> Spe
 
 def _check_apart(run: Path, spec: Specification, given: Path, written: dict[str, Path | None], overwrite: bool) -> None:
     """Refuses to write over what is read, and over anything without --overwrite."""
-    from particles.run.store import FILES
+    from particles.run.folder import FILES
 
     read = {given.resolve(), *(Path(name).resolve() for name in (spec.target, spec.source))}
     read |= {(run / name).resolve() for name in FILES}
@@ -143,8 +143,8 @@ def _last(simulation: Any, run: Path) -> int:
     """The last step of the run: that of its checkpoint, or a later one that was recorded before it was cut off."""
     if simulation.spec.flow == "proximal":
         return int(simulation.spec.time_steps * simulation.spec.stages)
+    from particles.run.folder import Folder
     from particles.run.recording import Recording
-    from particles.run.store import Folder
 
     last: int = max(*Recording(run), Folder(run, simulation.schema).reached() or 0, 0)
     return last

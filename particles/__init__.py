@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from particles.processes import State as State
     from particles.processes import Train as Train
     from particles.quality import evaluate as evaluate
+    from particles.run.folder import Folder as Folder
     from particles.run.loop import Diverged as Diverged
     from particles.run.loop import Interrupted as Interrupted
     from particles.run.loop import simulate as simulate
@@ -83,7 +84,6 @@ if TYPE_CHECKING:
     from particles.run.observers import Distance as Distance
     from particles.run.reader import Run as Run
     from particles.run.recording import Recording as Recording
-    from particles.run.store import Folder as Folder
     from particles.run.store import Memory as Memory
     from particles.run.transport import transport as transport
     from particles.specification import Specification as Specification
@@ -139,7 +139,8 @@ _HOMES = {
     "run.observers": ["AtRest", "Distance"],
     "run.reader": ["Run"],
     "run.recording": ["Recording"],
-    "run.store": ["Folder", "Memory"],
+    "run.folder": ["Folder"],
+    "run.store": ["Memory"],
     "run.transport": ["transport"],
     "steppers.adams": ["AdamsBashforth"],
     "steppers.adaptive": ["Adaptive"],

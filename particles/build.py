@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from particles.cloud import Cloud
     from particles.data.tables import Schema, Table
     from particles.processes import Evolve, Train
+    from particles.run.folder import Folder
     from particles.run.loop import Observer, Rule
     from particles.run.shared import Shared
-    from particles.run.store import Folder, Row
+    from particles.run.store import Row
 
 logger = logging.getLogger("particles")
 
@@ -68,8 +69,8 @@ class Simulation:
             RunError: If it holds a run with other settings or other data, or one that is beyond ``steps`` already.
             ValueError: If the run would not fit on its disk.
         """
+        from particles.run.folder import Folder
         from particles.run.shared import Shared
-        from particles.run.store import Folder
 
         spec = self.spec
         assert spec.log_every is not None

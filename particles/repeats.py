@@ -23,8 +23,9 @@ from particles.keys import Key
 from particles.potentials.base import Info
 from particles.processes import Evolve, State
 from particles.run.files import replacing, sweep
+from particles.run.folder import Folder
 from particles.run.loop import Observer
-from particles.run.store import Folder, Row, RunError, Store, writing
+from particles.run.store import Row, RunError, Store, writing
 from particles.specification import Specification
 
 SIDE_BY_SIDE = ("euler", "heun", "rk4", "ab2", "ab3", "ab4")

@@ -47,7 +47,7 @@ def restore(simulation: Simulation, path: Path) -> State:
     Raises:
         ValueError: If there is none yet, or it does not fit, or it was made with other settings than the folder's.
     """
-    from particles.run.store import Folder
+    from particles.run.folder import Folder
 
     settings = simulation.settings(_here(path))
     state = Folder(path, simulation.schema, settings=settings).restore(simulation.process)

@@ -11,8 +11,9 @@ from particles import KL, Cloud, DenseNetwork, Evolve, GradientFlow, Key, Neural
 from particles.build import build
 from particles.flows.captured import Captured, obstacle
 from particles.names import DIVERGENCES, STEPPERS, make
+from particles.run.folder import Folder
 from particles.run.loop import simulate
-from particles.run.store import Folder, Memory
+from particles.run.store import Memory
 from particles.specification import Specification
 
 SMALL = {"target": "moons", "target_size": 40, "particles": 20, "network": (8, 8), "inner_steps": 2, "log_every": 1}

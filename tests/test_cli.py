@@ -16,8 +16,8 @@ from scipy.spatial.distance import cdist, pdist
 from sklearn import datasets
 
 from particles.build import build
+from particles.run.folder import Folder
 from particles.run.loop import simulate as loop
-from particles.run.store import Folder
 from particles.specification import Specification
 
 TINY = ["-n", "20", "--target-size", "30", "--steps", "4", "--network", "8,8", "--no-figure"]

@@ -20,7 +20,7 @@ import particles as pt
 from particles.build import build
 from particles.plot.overview import figure
 from particles.plot.panels import compare as draw_compare
-from particles.run.store import Folder
+from particles.run.folder import Folder
 
 TINY = ["-n", "30", "--target-size", "40", "--steps", "6", "--network", "8,8", "--no-figure"]
 SOLVERS = ["network", "transport", "plan"]

@@ -16,7 +16,7 @@ from scipy import stats
 
 from particles.build import build
 from particles.repeats import Folders, dissent, seeds, together
-from particles.run.store import Folder
+from particles.run.folder import Folder
 from particles.specification import Specification
 
 SMALL = ["--target", "moons", "-n", 20, "--target-size", 30, "--network", "8,8", "--inner-steps", 2, "--no-figure"]
