@@ -34,6 +34,8 @@ def steps(spec: Specification) -> int:
 
 def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Specification:
     """The specification with this flow's own defaults found out."""
+    from particles.pairwise import check_epsilon
+
     size = methods.radius_of(target)
     spec = dataclasses.replace(
         spec,
@@ -60,7 +62,8 @@ def settled(spec: Specification, source: Cloud, target: Cloud, key: Key) -> Spec
     epsilon = spec.epsilon
     if epsilon is None and solver == "transport":
         epsilon = alpha * (BLUR * size) ** spec.power / spec.horizon ** (spec.power - 1)
-    methods.check_epsilon(epsilon, spec.dtype)
+    if epsilon is not None:
+        check_epsilon(epsilon, target.x.dtype)
     known = dataclasses.replace(spec, solver=solver, alpha=alpha, epsilon=epsilon)
     if known.bounded and (reach := cost(known).reach(spec.lipschitz, spec.horizon) * spec.stages) < needed:
         logger.warning(

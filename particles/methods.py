@@ -28,6 +28,8 @@ BLUR = {"transport": 0.03, "w2": 0.05}
 
 def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
     """The specification with the flow's own defaults found out."""
+    from particles.pairwise import check_epsilon
+
     size = radius_of(target)
     spec = dataclasses.replace(
         spec,
@@ -40,7 +42,8 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
         epsilon = BLUR["transport"] * size * spec.lipschitz
     if epsilon is None and spec.flow == "w2" and solver != "exact":
         epsilon = (BLUR["w2"] * size) ** 2
-    check_epsilon(epsilon, spec.dtype)
+    if epsilon is not None:
+        check_epsilon(epsilon, target.x.dtype)
     step_size = _step_size(spec, target, key)
     kernels = {"mmd": "riesz", "kale": "gaussian", "kernel": "gaussian"}
     chosen = spec.kernel or kernels.get(spec.flow)
@@ -55,14 +58,6 @@ def settled(spec: Specification, target: Cloud, key: Key) -> Specification:
     return dataclasses.replace(
         spec, step_size=step_size, solver=solver, epsilon=epsilon, radius=radius, kernel=chosen, bandwidth=bandwidth
     )
-
-
-def check_epsilon(epsilon: float | None, dtype: str) -> None:
-    """Raises ValueError where one over ε is no number any more, as it is where the target is tiny."""
-    import torch
-
-    if epsilon is not None and not epsilon * torch.finfo(getattr(torch, dtype)).max > 1:
-        raise ValueError(f"epsilon {epsilon:.3g} is too small for {dtype}; scale the target, or give a larger epsilon")
 
 
 def _step_size(spec: Specification, target: Cloud, key: Key) -> float | None:

@@ -268,5 +268,13 @@ def _check(x: Tensor, y: Tensor, g: Tensor, epsilon: float = 1.0) -> None:
         raise ValueError(f"points need shapes (M, d) and (N, d), not {tuple(x.shape)} and {tuple(y.shape)}")
     if g.shape != (len(y),):
         raise ValueError(f"one number per summed point is needed, shape ({len(y)},), not {tuple(g.shape)}")
+    check_epsilon(epsilon, x.dtype)
+
+
+def check_epsilon(epsilon: float, dtype: torch.dtype) -> None:
+    """Raises ValueError unless ε and one over it are positive numbers of that type; for tiny targets they may be none."""
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon must be positive and finite, not {epsilon}")
+    if not epsilon * torch.finfo(dtype).max > 1:
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"epsilon {epsilon:.3g} is too small for {name}; scale the target, or give a larger epsilon")

@@ -87,6 +87,7 @@ class Evolve:
 
     Raises:
         ValueError: If a number is not positive.
+        FloatingPointError: From ``step``, if the time is beyond all numbers.
     """
 
     def __init__(
@@ -114,6 +115,10 @@ class Evolve:
 
     def step(self, state: State) -> tuple[State, Info]:
         dt = self.step_size / (1 + state.k / self.decay)
+        if math.isinf(state.t + dt):
+            raise FloatingPointError(
+                f"the time is no number any more after steps of {dt:g}; choose a smaller step_size"
+            )
         cloud, memory, info = self.stepper.step(
             self.flow, state.t, dt, state.cloud, state.memory, self.key.fold(state.k)
         )

@@ -12,7 +12,19 @@ from click.testing import CliRunner
 from particles.cli import main
 from test_laws import FLOW_SETTINGS, SMALL
 
-from particles import Cloud, Diverged, Euler, Key, Memory, simulate, w2
+from particles import (
+    Cloud,
+    Diverged,
+    Euler,
+    Gaussian,
+    Key,
+    Memory,
+    SinkhornKantorovich,
+    TransportPotential,
+    mmd,
+    simulate,
+    w2,
+)
 from particles.build import build
 from particles.data.export import write
 from particles.divergences import W1
@@ -547,3 +559,21 @@ def test_the_optimiser_does_not_see_how_large_gradients_are(factor):
         process = Evolve(flow, Euler(), p, step_size=0.1)
         ends.append(simulate(process, 20).cloud.x)
     torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=1e-3)
+
+
+def test_a_time_beyond_all_numbers_ends_a_run():
+    """Though no particle moves: the field of MMD is 0 where the clouds are one point."""
+    target = Cloud(torch.full((3, 1), 0.5, dtype=torch.double))
+    process = Evolve(GradientFlow(mmd(Gaussian(1.0)), target), Euler(), target, step_size=1e308)
+    with pytest.raises(
+        Diverged, match=r"^step 2: the time is no number any more after steps of 1e\+308; choose a smaller step_size"
+    ):
+        simulate(process, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("potential", [TransportPotential(W1(), epsilon=1e-320), SinkhornKantorovich(epsilon=1e-320)])
+def test_an_epsilon_without_an_inverse_is_refused(potential, dtype):
+    cloud = Cloud(torch.arange(4, dtype=dtype)[:, None])
+    with pytest.raises(ValueError, match=f"epsilon .* is too small for {str(dtype)[6:]}; scale the target"):
+        potential.fit(cloud, cloud, Key.of(0))

@@ -24,7 +24,7 @@ from particles.keys import Key
 from particles.lazy import choose_backend
 from particles.metrics.transport import hush, network_simplex
 from particles.networks.dense import DenseNetwork
-from particles.pairwise import softmin, softmin_gradient
+from particles.pairwise import check_epsilon, softmin, softmin_gradient
 from particles.potentials.adam import Adam
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 from particles.potentials.neural import NetworkPotential
@@ -173,6 +173,7 @@ class SinkhornKantorovich(Potential):
         self.fitted: tuple[Cloud, Cloud] | None = None
 
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
+        check_epsilon(self.epsilon, p.x.dtype)
         p, q = p.gathered(), q.gathered()
         clouds = {"own_p": p, "own_q": q, "g": q}
         warm = {name: self.duals.get(name) for name in clouds}

@@ -35,7 +35,7 @@ from particles.divergences import W1, Divergence
 from particles.kernels import Distance, Huber, Radial
 from particles.keys import Key
 from particles.lazy import choose_backend
-from particles.pairwise import softmin, softmin_gradient
+from particles.pairwise import check_epsilon, softmin, softmin_gradient
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 from particles.potentials.shared import SharedPairs, shared_softmin
 
@@ -123,6 +123,7 @@ class TransportPotential(Potential):
     def fit(self, p: Cloud, q: Cloud, key: Key) -> Info:
         here, p, q = p, p.gathered(), q.gathered()
         epsilon = self._annealed(p, q)
+        check_epsilon(epsilon, p.x.dtype)
         self.fits += 1
         own_p, own_q, warm = (self._warm(name, of) for name, of in (("own_p", p), ("own_q", q), ("g", q)))
         if warm is None:
