@@ -77,6 +77,8 @@ of ascents, a line search without a closed form), or the sign of a gradient that
 def particles(settings: dict[str, Any], dtype: str) -> np.ndarray:
     """The particles at all steps, with shape (T, M, d)."""
     simulation = build(Specification(**SMALL | settings, dtype=dtype))  # type: ignore[arg-type]
+    if settings.get("solver") == "neural":
+        simulation.process.flow.potential.warmup = 20  # type: ignore[union-attr]
     store = Memory(1)
     simulate(simulation.process, simulation.spec.steps, store)
     return torch.stack([cloud.x for cloud in store.clouds]).numpy()
