@@ -30,6 +30,31 @@ ALWAYS = {
 }  # what may be given beside --resume
 
 
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes the first one speaks, and all end with the same exit code."""
+    from particles import shards
+
+    try:
+        several = shards.launched() > 1
+        number = int(os.environ["RANK"]) if several else 0
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        if number == 0:
+            yield
+        else:
+            with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+                yield
+    except shards.Lost as error:
+        say(f"Error: {error}; go on from the last checkpoint with --resume", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        if number == 0:
+            raise
+        sys.exit(error.exit_code)
+
+
 @click.command("simulate")
 @specification()
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/TARGET]")
@@ -73,6 +98,7 @@ ALWAYS = {
     help="Print the closing table as one JSON object.",
 )
 @click.pass_context
+@_one_voice()
 def command(
     ctx: click.Context,
     output: Path | None,
@@ -98,63 +124,6 @@ def command(
       particles simulate --resume runs/eight --steps 1000
       torchrun --nproc-per-node 4 -m particles.cli simulate --target data.csv
     """
-    with _one_voice():
-        _command(
-            ctx,
-            output,
-            resume,
-            repeats,
-            overwrite,
-            figure=figure,
-            watch=watch,
-            watch_every=watch_every,
-            check_precision=check_precision,
-            quiet=quiet,
-            as_json=as_json,
-            options=options,
-        )
-
-
-@contextmanager
-def _one_voice() -> Iterator[None]:
-    """Of several processes the first one speaks, and all end with the same exit code."""
-    from particles import shards
-
-    try:
-        several = shards.launched() > 1
-        number = int(os.environ["RANK"]) if several else 0
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    try:
-        if number == 0:
-            yield
-        else:
-            with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-                yield
-    except shards.Lost as error:
-        say(f"Error: {error}; go on from the last checkpoint with --resume", err=True)
-        sys.exit(1)
-    except click.ClickException as error:
-        if number == 0:
-            raise
-        sys.exit(error.exit_code)
-
-
-def _command(
-    ctx: click.Context,
-    output: Path | None,
-    resume: Path | None,
-    repeats: int | None,
-    overwrite: bool,
-    *,
-    figure: bool,
-    watch: str | None,
-    watch_every: int | None,
-    check_precision: bool,
-    quiet: bool,
-    as_json: bool,
-    options: dict[str, Any],
-) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     if watch_every is not None and watch is None:
         raise click.UsageError("--watch-every is of --watch; give both")
