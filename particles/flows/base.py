@@ -63,3 +63,37 @@ class Flow(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what ``state_dict`` gave."""
+
+
+class Around(Flow):
+    """A flow around another one, which does what is not said otherwise: all but the velocity.
+
+    Attributes:
+        flow: The other flow.
+    """
+
+    flow: Flow
+
+    def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
+        return self.flow.field(t, cloud, key)
+
+    def phi(self, cloud: Cloud) -> Tensor:
+        return self.flow.phi(cloud)
+
+    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
+        return self.flow.landscape(t, cloud)
+
+    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
+        return self.flow.ride(t, cloud, key)
+
+    def record(self) -> dict[str, Any]:
+        return self.flow.record()
+
+    def recall(self, record: dict[str, Any]) -> None:
+        self.flow.recall(record)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.flow.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.flow.load_state_dict(state)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from particles.cloud import Cloud
-from particles.flows.base import Flow
+from particles.flows.base import Around, Flow
 from particles.flows.gradient import GradientFlow
 from particles.keys import ROOT, Key
 from particles.potentials.base import Info
@@ -20,7 +19,7 @@ from particles.potentials.neural import NeuralPotential
 logger = logging.getLogger("particles")
 
 
-class Captured(Flow):
+class Captured(Around):
     """A gradient flow of a trained discriminator that launches a whole velocity at once: all ascents, and the gradient at the particles.
 
     On a GPU the first velocity is tried out and captured as a CUDA graph, and every velocity is a replay of it: hundreds of small kernels
@@ -40,6 +39,8 @@ class Captured(Flow):
     Raises:
         ValueError: If the flow is not such a flow.
     """
+
+    flow: GradientFlow
 
     def __init__(self, flow: GradientFlow, *, fused: bool = False):
         if (reason := obstacle(flow)) is not None:
@@ -94,30 +95,6 @@ class Captured(Flow):
         finally:
             self.potential.load_state_dict(before)
         return graph.replay
-
-    def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
-        return self.flow.field(t, cloud, key)
-
-    def phi(self, cloud: Cloud) -> Tensor:
-        return self.flow.phi(cloud)
-
-    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
-        return self.flow.landscape(t, cloud)
-
-    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
-        return self.flow.ride(t, cloud, key)
-
-    def record(self) -> dict[str, Any]:
-        return self.flow.record()
-
-    def recall(self, record: dict[str, Any]) -> None:
-        self.flow.recall(record)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.flow.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.flow.load_state_dict(state)
 
 
 def obstacle(flow: Flow) -> str | None:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from particles.cloud import Cloud
-from particles.flows.base import Flow
+from particles.flows.base import Around
 from particles.flows.gradient import GradientFlow
 from particles.keys import Key
 from particles.potentials.base import Info
 
 
-class PersistentPotential(Flow):
+class PersistentPotential(Around):
     r"""One fit for K velocities: between fits the potential is frozen, and its gradient is taken anew at the moved points.
 
     K Euler steps of h on a frozen W2 potential overshoot when K·h > 1: towards a target that is only shifted they go K·h times
@@ -31,6 +31,8 @@ class PersistentPotential(Flow):
     Raises:
         ValueError: If K is below 1.
     """
+
+    flow: GradientFlow
 
     def __init__(self, flow: GradientFlow, persistency: int):
         if persistency < 1:
@@ -48,24 +50,6 @@ class PersistentPotential(Flow):
         velocity, measured = self.flow.field(t, cloud, key)
         return velocity, self.fitted | measured
 
-    def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
-        return self.flow.field(t, cloud, key)
-
-    def phi(self, cloud: Cloud) -> Tensor:
-        return self.flow.phi(cloud)
-
-    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
-        return self.flow.landscape(t, cloud)
-
-    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
-        return self.flow.ride(t, cloud, key)
-
-    def record(self) -> dict[str, Any]:
-        return self.flow.record()
-
-    def recall(self, record: dict[str, Any]) -> None:
-        self.flow.recall(record)
-
     def state_dict(self) -> dict[str, Any]:
         return {"flow": self.flow.state_dict(), "calls": self.calls, "fitted": dict(self.fitted)}
 
@@ -74,7 +58,7 @@ class PersistentPotential(Flow):
         self.calls, self.fitted = state["calls"], dict(state["fitted"])
 
 
-class PersistentBatch(Flow):
+class PersistentBatch(Around):
     r"""A minibatch of a larger, persistent set of particles is kept for K velocities; the others rest.
 
     The potential is fitted anew for every velocity, to this minibatch alone (and to the whole target). Carried points move with
@@ -88,6 +72,8 @@ class PersistentBatch(Flow):
     Raises:
         ValueError: If a number is below its least.
     """
+
+    flow: GradientFlow
 
     def __init__(self, flow: GradientFlow, size: int, persistency: int):
         if size < 2 or persistency < 1:
@@ -113,21 +99,6 @@ class PersistentBatch(Flow):
         index, batch = self._batch(cloud)
         moved, info = self.flow.field(t, batch, key)
         return torch.zeros_like(cloud.x).index_copy_(0, index, moved), info
-
-    def phi(self, cloud: Cloud) -> Tensor:
-        return self.flow.phi(cloud)
-
-    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
-        return self.flow.landscape(t, cloud)
-
-    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
-        return self.flow.ride(t, cloud, key)
-
-    def record(self) -> dict[str, Any]:
-        return self.flow.record()
-
-    def recall(self, record: dict[str, Any]) -> None:
-        self.flow.recall(record)
 
     def _batch(self, cloud: Cloud) -> tuple[Tensor, Cloud]:
         """The rows that move, and their cloud."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from particles.cloud import Cloud
-from particles.flows.base import Flow
+from particles.flows.base import Around, Flow
 from particles.keys import Key
 from particles.potentials.base import Info
 
@@ -24,7 +24,7 @@ Tape = dict[str, list[Any]]
 ``numbers`` those that steered."""
 
 
-class Recorder(Flow):
+class Recorder(Around):
     """A flow that does what another one does, and keeps a tape of it.
 
     Arguments:
@@ -48,23 +48,8 @@ class Recorder(Flow):
         self.last = record
         return velocity, info
 
-    def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
-        return self.flow.field(t, cloud, key)
-
-    def phi(self, cloud: Cloud) -> Tensor:
-        return self.flow.phi(cloud)
-
-    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
-        return self.flow.landscape(t, cloud)
-
-    def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
-        return self.flow.ride(t, cloud, key)
-
-    def record(self) -> dict[str, Any]:
-        return self.flow.record()
-
     def recall(self, record: dict[str, Any]) -> None:
-        self.flow.recall(record)
+        super().recall(record)
         self.last = copied(record)
 
     def steer(self, number: Tensor | float) -> float:
@@ -72,16 +57,13 @@ class Recorder(Flow):
         self.tape["numbers"].append(decided)
         return decided
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.flow.state_dict()
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.flow.load_state_dict(state)
+        super().load_state_dict(state)
         self.last = copied(self.flow.record())
         self.take()
 
 
-class Replay(Flow):
+class Replay(Around):
     """A flow along which points go as riders of a recorded one, step by step from its beginning.
 
     Its clouds have no carried points: all of them are riders. Nothing is measured: their divergence is not a number.
@@ -117,22 +99,10 @@ class Replay(Flow):
     def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         return self.flow.ride(t, cloud, key), {}
 
-    def phi(self, cloud: Cloud) -> Tensor:
-        return self.flow.phi(cloud)
-
-    def landscape(self, t: float, cloud: Cloud) -> tuple[Tensor, Tensor]:
-        return self.flow.landscape(t, cloud)
-
     def steer(self, number: Tensor | float) -> float:
         if not self.numbers:
             raise ValueError("the recorded step has fewer decisions than its stepper asks for")
         return float(self.numbers.pop(0))
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.flow.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.flow.load_state_dict(state)
 
 
 def recall(flow: Flow, record: dict[str, Any], device: torch.device) -> None:
