@@ -246,7 +246,7 @@ class Folders(Store):
             torch.save({"repeats": saved}, file)
 
     def keep(self, k: int, tape: Tape) -> None:
-        raise NotImplementedError("runs side by side are not recorded")
+        raise RunError("runs side by side are not recorded; leave out record")
 
     def diverged(self, state: State) -> None:
         for own, part in zip(self.folders, self.process.split(state)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,16 +31,20 @@ _EVERY = 10  # steps between two looks at the validation part
 _SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, **ACTIVATIONS}  # all of slope at most 1
 
 
-class _Part(nn.Module):
+class _Part(nn.Module, ABC):
     """A linear map plus a network that starts near 0."""
 
     linear: BoundedWeight
 
-    def network(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def network(self, x: Tensor) -> Tensor: ...
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.linear()) + self.network(x)
+
+
+class _BoundedPart(_Part):
+    """One of a known Lipschitz constant, as decoders are."""
 
     def bound(self) -> float:
         """A bound on the Lipschitz constant: the norm of the linear map plus the product of those of the layers."""
@@ -48,11 +53,11 @@ class _Part(nn.Module):
             product *= norm
         return _norm(self.linear) + product
 
-    def norms(self) -> list[float]:
-        raise NotImplementedError
+    @abstractmethod
+    def norms(self) -> list[float]: ...
 
 
-class _Dense(_Part):
+class _Dense(_BoundedPart):
     def __init__(
         self,
         sizes: Sequence[int],
@@ -102,7 +107,7 @@ class _ConvEncoder(_Part):
         return functional.linear(x.flatten(1), self.last())
 
 
-class _ConvDecoder(_Part):
+class _ConvDecoder(_BoundedPart):
     """The adjoints of the encoder's convolutions, in the reverse order, each with kernels of its own."""
 
     def __init__(
@@ -333,7 +338,7 @@ class _Training:
     batch_size: int | None = None
 
     def __call__(
-        self, x: np.ndarray, split: _Split, encoder: _Part, decoder: _Part, key: Key
+        self, x: np.ndarray, split: _Split, encoder: _Part, decoder: _BoundedPart, key: Key
     ) -> tuple[np.ndarray, float, nn.Module, nn.Module, np.ndarray, float, float, Residual, int]:
         """What a :class:`NetworkLatent` is made of."""
         mean, unit, kept, held = split.mean, split.unit, split.kept, split.held
