@@ -8,7 +8,7 @@ import pytest
 
 from particles import Run, simulate
 from particles.build import build
-from particles.run import store as stores
+from particles.run import folder as folders
 from particles.specification import Specification
 
 ROW = 1500
@@ -30,8 +30,8 @@ def run(path, steps, **settings):
 def test_the_index_of_snapshots_is_read_once(tmp_path, monkeypatch):
     """Read at every snapshot, it made the time of a run grow like the square of their number."""
     read = []
-    reader = stores.read_series
-    monkeypatch.setattr(stores, "read_series", lambda path: read.append(path.name) or reader(path))
+    reader = folders.read_series
+    monkeypatch.setattr(folders, "read_series", lambda path: read.append(path.name) or reader(path))
     for steps in (10, 40):
         read.clear()
         run(tmp_path / str(steps), steps, flow="mmd", log_every=1)
