@@ -70,6 +70,10 @@ def command(
     try:
         if output is not None:
             _check_output(output, [path for path in (real, synthetic, holdout) if path is not None], overwrite)
+        if holdout is not None and holdout.resolve() in (real.resolve(), synthetic.resolve()):
+            raise ValueError(
+                f"--holdout {holdout} is one of the tables that it is to judge; give rows that are in neither"
+            )
         rows = read_frame(real, label=label)[0]
         text = text_columns(rows)
         made = read_frame(synthetic, label=label, text=text)[0]

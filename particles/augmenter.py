@@ -233,8 +233,9 @@ class ParticleAugmenter(OneToOneFeatureMixin, BaseEstimator):
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
         if not isinstance(self.divergence, str):
             raise ValueError(f"divergence must be a name, not {self.divergence!r}")
-        if not isinstance(self.conditional, bool | np.bool_):
-            raise ValueError(f"conditional must be True or False, not {self.conditional!r}")
+        for name in ("conditional", "marginals"):
+            if not isinstance(value := getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name} must be True or False, not {value!r}")
         settings = FlowSettings(
             divergence=names.make("divergence", self.divergence, names.DIVERGENCES),
             lipschitz=float(self.lipschitz),

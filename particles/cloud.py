@@ -35,7 +35,8 @@ class Cloud:
         carried_shard: The same of the carried ones.
 
     Raises:
-        ValueError: If a shape does not fit, or the cloud is empty.
+        ValueError: If a shape or a type does not fit, or the cloud is empty. What the numbers are is looked at where they are used
+            first, see ``check``.
     """
 
     x: Tensor
@@ -46,9 +47,13 @@ class Cloud:
     carried_shard: Shard | None = None
 
     def __post_init__(self) -> None:
-        if self.x.ndim != 2 or not self.x.is_floating_point():
+        if not isinstance(self.x, Tensor):
             raise ValueError(
-                f"a cloud needs floating-point points of shape (n, d), not {self.x.dtype} {tuple(self.x.shape)}"
+                f"a cloud needs its points as a tensor, torch.as_tensor(points), not {type(self.x).__name__}"
+            )
+        if self.x.ndim != 2 or self.x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"a cloud needs points of shape (n, d) in float32 or float64, not {self.x.dtype} {tuple(self.x.shape)}"
             )
         if not 0 <= self.carried < len(self.x) + (shards.world() > 1):  # a process may have none of the points
             raise ValueError(
@@ -58,6 +63,34 @@ class Cloud:
         for name, value, count in (("label", self.label, len(self.x)), ("weight", self.weight, own)):
             if value is not None and value.shape != (count,):
                 raise ValueError(f"{name} needs shape ({count},), one entry per point, not {tuple(value.shape)}")
+
+    def check(self, name: str) -> None:
+        """Looks at the numbers of a whole cloud.
+
+        Raises:
+            ValueError: If points have no coordinates or not finite ones, weights are not positive, not of the type of the points, or do
+                not sum to one, or labels are no integers from 0 up; the sentence has the ``name`` in it.
+        """
+        if not self.dimension:
+            raise ValueError(f"the points of the {name} have no coordinates")
+        if bad := int((~torch.isfinite(self.x).all(1)).sum()):
+            raise ValueError(
+                f"{bad} of the {len(self)} points of the {name} are not finite; leave them out or mend them"
+            )
+        if self.label is not None and (
+            self.label.is_floating_point() or self.label.is_complex() or int(self.label.min()) < 0
+        ):
+            raise ValueError(f"the labels of the {name} must be integers from 0 up, the numbers of classes")
+        if (weight := self.weight) is None:
+            return
+        if weight.dtype != self.x.dtype:
+            raise ValueError(f"the weights of the {name} must be {self.x.dtype} as its points are, not {weight.dtype}")
+        total = float(weight.double().sum())
+        if not (bool((weight > 0).all()) and abs(total - 1) < 1e-4):
+            raise ValueError(
+                f"the weights of the {name} must be positive and sum to one, not be from {float(weight.min()):.3g} and sum to {total:.6g}; "
+                f"leave out points without mass, and divide by the sum"
+            )
 
     def __len__(self) -> int:
         return len(self.x)
@@ -74,8 +107,11 @@ class Cloud:
 
     @property
     def mass(self) -> Tensor:
-        """The mass of each point, with shape :math:`(n,)`."""
-        return self.x.new_full((len(self),), 1 / self.total) if self.weight is None else self.weight
+        """The mass of each point that is not carried, with shape :math:`(n,)`."""
+        if self.weight is not None:
+            return self.weight
+        own = len(self) - self.carried
+        return self.x.new_full((own,), 1 / (own if self.shard is None else self.shard.total))
 
     def at(self, x: Tensor) -> Cloud:
         """The same points, moved to ``x``."""

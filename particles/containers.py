@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from particles.data.kinds import is_continuous
+from particles.data.kinds import is_continuous, usable
 
 
 @dataclass
@@ -44,7 +44,9 @@ class Given:
             y: Their classes or values.
             classes: Whether numbers are classes whatever they look like.
         """
-        given = X if isinstance(X, pd.DataFrame) or sparse.issparse(X) else _array(X)
+        # What becomes of the names and types of a caller's frame afterwards is no matter of new rows.
+        given = X.copy(deep=False) if isinstance(X, pd.DataFrame) else X if sparse.issparse(X) else _array(X)
+        y = y.copy(deep=False) if isinstance(y, pd.DataFrame | pd.Series) else y
         if getattr(given, "ndim", 2) != 2:
             raise ValueError(
                 f"Expected 2D array: X needs shape (rows, columns), not {np.shape(given)}. Reshape your data"
@@ -153,12 +155,12 @@ def _frame(given: Any) -> pd.DataFrame:
     if isinstance(given, pd.DataFrame):
         frame = given.reset_index(drop=True)
         thin = {name: kind.subtype for name, kind in _types(frame).items() if isinstance(kind, pd.SparseDtype)}
-        thin |= {name: np.float64 for name, kind in _types(frame).items() if kind == np.longdouble}
+        thin |= {name: plain for name, kind in _types(frame).items() if (plain := usable(kind)) != kind}
         return frame.astype(thin) if thin else frame
     array = given.toarray() if sparse.issparse(given) else given
     if array.dtype.kind == "c":
         raise ValueError("Complex data not supported: the columns of X must be real numbers, categories or dates")
-    frame = pd.DataFrame(array.astype(np.float64) if array.dtype == np.longdouble else array)
+    frame = pd.DataFrame(array.astype(usable(array.dtype), copy=False))
     return frame.infer_objects() if array.dtype == object else frame
 
 
@@ -175,9 +177,9 @@ def _one_column(y: Any) -> pd.Series:
             )
         return pd.Series(array.argmax(1))
     if isinstance(y, pd.DataFrame):
-        return y.iloc[:, 0].reset_index(drop=True)
+        return y.iloc[:, 0].reset_index(drop=True).infer_objects()
     if isinstance(y, pd.Series):
-        return y.reset_index(drop=True)
+        return y.reset_index(drop=True).infer_objects()
     if array.dtype.kind == "c":
         raise ValueError("Complex data not supported: y must hold classes or real numbers")
     return pd.Series(array.ravel()).infer_objects()

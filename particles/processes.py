@@ -86,7 +86,7 @@ class Evolve:
         key: The source of all random numbers; step k draws from ``key.fold(k)``.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, the source is no probability measure, or the flow is not one for such particles.
         FloatingPointError: From ``step``, if the time is beyond all numbers.
     """
 
@@ -103,9 +103,14 @@ class Evolve:
         for name, value in (("step_size", step_size), ("decay", decay)):
             if not value > 0:
                 raise ValueError(f"{name} must be positive, not {value}")
+        if not isinstance(key, Key):
+            raise ValueError(f"key must be a Key, such as Key.of(0), not {key!r}")
+        if source.shard is None:
+            source.check("source")
+        flow.check(source)
         self.flow = flow
         self.stepper = stepper
-        self.source = source
+        self.source = source.at(source.x.detach())
         self.step_size = step_size
         self.decay = decay
         self.key = key

@@ -211,6 +211,10 @@ class Specification:
             value = getattr(self, name)
             if value is not None and not value >= bound:
                 raise ValueError(f"{name} must be at least {bound}, not {value}")
+        if self.holdout > 1 and self.holdout != round(self.holdout):
+            raise ValueError(
+                f"holdout must be a part of the rows below 1, or a whole number of them, not {self.holdout:g}"
+            )
         if self.source_std is not None and not 0 <= self.source_std < math.inf:
             raise ValueError(f"source_std must not be negative, not {self.source_std}")
         finite = (

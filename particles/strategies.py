@@ -73,8 +73,8 @@ def wanted_rows(strategy: Any, table: Given) -> dict[Any, int]:
             '"sampling_strategy" can be a float only when the type of target is binary. For multi-class, use a dict.'
         )
     minority = min(sizes, key=lambda name: sizes[name])
-    new = int(float(strategy) * largest) - sizes[minority]
-    if not 0 < float(strategy) <= 1 or new < 0:
+    new = int(float(strategy) * largest) - sizes[minority] if 0 < float(strategy) <= 1 else -1
+    if new < 0:
         raise ValueError(
             f"The specified ratio required to remove samples from the minority class while trying to generate new samples. "
             f"Please increase the ratio: it must be above {sizes[minority] / largest:.3g} and at most 1, not {strategy}"

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from particles.data.damage import UNREADABLE, first_line
+from particles.data.kinds import usable
 from particles.data.machine import free_memory
 
 logger = logging.getLogger("particles")
@@ -201,12 +202,16 @@ def array_frame(name: str, values: np.ndarray, label: np.ndarray | None, label_n
         raise ValueError(
             f"{name}: expected an array of real numbers with shape (rows, columns), not {values.dtype} {values.shape}"
         )
-    frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
+    columns = [f"x{i}" for i in range(values.shape[1])]
+    frame = pd.DataFrame(values.astype(usable(values.dtype), copy=False), columns=columns)
     if label is None:
         return frame
     if label.shape != (len(values),):
         raise ValueError(f"{name}: the labels need shape ({len(values)},), one per row, not {label.shape}")
-    return frame.assign(**{label_name: label})
+    if label.dtype.kind not in "biufSUMm":
+        raise ValueError(f"{name}: labels must be numbers, text or dates, not {label.dtype}")
+    classes = np.char.decode(label, "utf-8", "replace") if label.dtype.kind == "S" else label
+    return frame.assign(**{label_name: classes.astype(usable(classes.dtype), copy=False)})
 
 
 def _parquet(path: Path, file: BinaryIO) -> pd.DataFrame:
@@ -220,7 +225,13 @@ def _parquet(path: Path, file: BinaryIO) -> pd.DataFrame:
         raise ValueError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
     frame.columns = frame.columns.map(str)
     _check_names(path, list(frame.columns))
-    return frame
+    if names := [str(name) for name in frame.index.names if name is not None]:
+        logger.warning(
+            "%s: the index %s is no column and is left out; write the file after reset_index() to keep it",
+            path,
+            some(names),
+        )
+    return frame.astype({name: usable(dtype) for name, dtype in frame.dtypes.items() if usable(dtype) != dtype})
 
 
 def _csv(path: Path, content: bytes, label: str | None, header: bool | None, kept: Collection[str] | None) -> Rows:

@@ -58,8 +58,8 @@ class Numbers:
         values = np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan))
         _refuse(self.where, series, np.isinf(values), "{entry} is not finite; replace it or drop the row")
         if found.dtype.kind in "iu":
-            large = np.abs(values) > 2**53
-            _refuse(self.where, series, large, LONG)
+            large = (found > 2**53) | (found < -(2**53))  # as integers: as floats some are 2^53
+            _refuse(self.where, series, large.fillna(False).to_numpy(dtype=bool), LONG)
         return values + 0.0  # -0 is 0
 
     def entries(self, values: np.ndarray, missing: np.ndarray) -> Any:
@@ -269,6 +269,17 @@ def filled(values: Any, missing: np.ndarray, dtype: Any, absent: Any) -> Any:
     return (
         pd.Series(column, dtype=object) if pd.api.types.is_object_dtype(dtype) else column
     )  # or a frame makes text of it
+
+
+def usable(dtype: Any) -> Any:
+    """The type next to NumPy's ``dtype`` with which pandas can do all that is needed: native, no half and no long floats; others as they are."""
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "iuf":
+        return dtype
+    return (
+        np.dtype("f4" if dtype.itemsize == 2 else "f8")
+        if dtype.kind == "f" and dtype.itemsize not in (4, 8)
+        else dtype.newbyteorder("=")
+    )
 
 
 def plain_dtype(dtype: Any) -> np.dtype:

@@ -104,6 +104,7 @@ class Residual:
         rows = np.divide(residuals, spread, out=np.zeros_like(residuals), where=spread > 0)
         moving = rows[:, spread > 0]
         shrinkage = float(ledoit_wolf_shrinkage(moving, assume_centered=True)) if moving.size else 1.0
+        shrinkage = min(max(shrinkage, 0.0), 1.0)  # but for rounding
         if total is not None and spread.any():
             spread = spread * math.sqrt(total / np.square(spread).sum())
         return Residual(rows, spread, shrinkage)

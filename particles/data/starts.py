@@ -47,7 +47,7 @@ class Spread:
         from sklearn.covariance import ledoit_wolf_shrinkage
 
         n, d = centred.shape
-        shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
+        shrinkage = min(max(float(ledoit_wolf_shrinkage(centred, assume_centered=True)), 0.0), 1.0)  # but for rounding
         variance = np.square(centred) / (degrees or n)
         # Of many rows the triangle of d rows with the same FᵀF is enough: a draw takes k numbers.
         root = np.linalg.qr(centred, mode="r") if n > d else centred

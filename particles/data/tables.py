@@ -166,7 +166,11 @@ def _numbers(name: str, column: str, series: pd.Series, line: Callable[[int], in
     values = series.to_numpy(dtype=np.float64)
     if not (finite := np.isfinite(values)).all():
         raise ValueError(f"{place(~finite)}: {values[(~finite).argmax()]} is not finite")
-    if series.dtype.kind in "iu" and (large := np.abs(values) > 2**53).any():
+    if series.dtype.kind not in "iu":
+        return values
+    if (
+        large := ((series > 2**53) | (series < -(2**53))).to_numpy(dtype=bool)
+    ).any():  # as integers: as floats some are 2^53
         raise ValueError(
             f"{place(large)}: an integer beyond 2^53 would lose digits; drop the column if it is an identifier"
         )

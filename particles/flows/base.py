@@ -36,6 +36,9 @@ class Flow(ABC):
         gradients, with shape :math:`(n, d)`; without noise.
         """
 
+    def check(self, cloud: Cloud) -> None:  # noqa: B027
+        """Raises ValueError unless such particles can go along."""
+
     def ride(self, t: float, cloud: Cloud, key: Key) -> Tensor:
         """The velocity of points that only ride along, with the potential as it was last fitted, with shape :math:`(n, d)`."""
         return self.field(t, cloud, key)[0]
@@ -73,6 +76,9 @@ class Around(Flow):
     """
 
     flow: Flow
+
+    def check(self, cloud: Cloud) -> None:
+        self.flow.check(cloud)
 
     def field(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         return self.flow.field(t, cloud, key)

@@ -31,7 +31,7 @@ class GradientFlow(Flow):
         noise_halving: The time after which β is half of it, and so on; ``inf`` keeps it.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or the target is no probability measure.
     """
 
     def __init__(self, potential: Potential, target: Cloud, *, noise: float = 0.0, noise_halving: float = math.inf):
@@ -39,10 +39,23 @@ class GradientFlow(Flow):
             raise ValueError(f"noise must be a length of at least 0, not {noise}")
         if not noise_halving > 0:
             raise ValueError(f"noise_halving must be positive, not {noise_halving}")
+        if target.shard is None:
+            target.check("target")
         self.potential = potential
-        self.target = target.sharded()
+        self.target = target.at(target.x.detach()).sharded()
         self.noise = noise
         self.noise_halving = noise_halving
+
+    def check(self, cloud: Cloud) -> None:
+        target = self.target
+        for what, of_source, of_target in (
+            ("dimension", cloud.dimension, target.dimension),
+            ("dtype", cloud.x.dtype, target.x.dtype),
+            ("device", cloud.x.device, target.x.device),
+            ("classes", cloud.label is not None, target.label is not None),
+        ):
+            if of_source != of_target:
+                raise ValueError(f"source and target must have the same {what}, not {of_source} and {of_target}")
 
     def velocity(self, t: float, cloud: Cloud, key: Key) -> tuple[Tensor, Info]:
         info = self.potential.fit(cloud.active, self.target, key)

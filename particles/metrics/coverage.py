@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from particles.cloud import Cloud
+from particles.metrics.counted import counted
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Overlap:
     coverage: float
 
 
+@counted
 def overlap(synthetic: Cloud, real: Cloud, k: int = 5) -> Overlap:
     """Precision and recall (Kynkäänniemi et al., 2019), density and coverage (Naeem et al., 2020).
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from particles.cloud import Cloud
+from particles.metrics.counted import counted
 
 
+@counted
 def energy_distance(a: Cloud, b: Cloud, unbiased: bool = False) -> float:
     r"""The energy distance :math:`2E\|x - y\| - E\|x - x'\| - E\|y - y'\|` of two clouds (Székely & Rizzo, 2013).
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from particles.cloud import Cloud
+from particles.metrics.counted import counted
 
 
+@counted
 def manifold_distance(particles: Cloud, target: Cloud) -> float:
     """The root mean square distance of a particle to its nearest target point; a length, in the units of the points.
 

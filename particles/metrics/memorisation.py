@@ -8,16 +8,19 @@ from torch import Tensor
 
 from particles.cloud import Cloud
 from particles.keys import Key
+from particles.metrics.counted import counted
 
 TREE = 12
 """The most dimensions in which a tree finds neighbours sooner than looking at all points."""
 
 
+@counted
 def nearest_distance(a: Cloud, b: Cloud) -> float:
     """The median distance from a point of ``a`` to its nearest point in ``b``; a length, in the units of the points."""
     return _median(_neighbours(a, b, 1)[:, 0])
 
 
+@counted
 def nearest_ratio(particles: Cloud, training: Cloud, holdout: Cloud | None = None) -> float:
     """The median distance from a particle to the training points, over that from a fresh point to them.
 
@@ -30,6 +33,7 @@ def nearest_ratio(particles: Cloud, training: Cloud, holdout: Cloud | None = Non
     return near / fresh if fresh > 0 else float("inf") if near > 0 else 1.0
 
 
+@counted
 def closer_share(synthetic: Cloud, training: Cloud, holdout: Cloud, key: Key) -> float:
     """The share of synthetic points that are closer to a training point than to any point of an equally large hold-out.
 
@@ -48,12 +52,14 @@ def closer_share(synthetic: Cloud, training: Cloud, holdout: Cloud, key: Key) ->
     return float(((to_training < to_holdout).double() + 0.5 * (to_training == to_holdout).double()).mean())
 
 
+@counted
 def copies(synthetic: Cloud, training: Cloud) -> float:
     """The share of synthetic points that are equal to a training point, in all coordinates and exactly; 0 is ideal."""
     known = {row.tobytes() for row in _rows(training)}
     return float(np.mean([row.tobytes() in known for row in _rows(synthetic)]))
 
 
+@counted
 def near_copies(synthetic: Cloud, training: Cloud, within: float = 0.05) -> float:
     """The share of synthetic points that all but lie on a training point; copies are among them, and 0 is ideal.
 
@@ -80,6 +86,7 @@ def distinct(cloud: Cloud) -> Cloud:
     return Cloud(torch.unique(cloud.x, dim=0))
 
 
+@counted
 def spacing(cloud: Cloud, among: Cloud | None = None) -> float:
     """The median distance from a point of a cloud to its nearest other one; a length, in the units of the points.
 

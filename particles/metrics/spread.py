@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from particles.cloud import Cloud
+from particles.metrics.counted import counted
 
 
+@counted
 def variance_ratio(a: Cloud, b: Cloud) -> float:
     """The total variance of one cloud over that of another: 1 for equal laws, towards 0 for points that collapse.
 

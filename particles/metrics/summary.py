@@ -6,6 +6,7 @@ import math
 
 from particles.cloud import Cloud
 from particles.keys import Key
+from particles.metrics.counted import counted
 from particles.metrics.energy import energy_distance
 from particles.metrics.memorisation import nearest_ratio
 from particles.metrics.transport import w2
@@ -14,6 +15,7 @@ SIZE = 2000
 """The most points of a cloud that distances are measured on."""
 
 
+@counted
 def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, size: int = SIZE) -> dict[str, float]:
     """Distances to the target, and to a held-out part of it where there is one.
 

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 from particles.cloud import Cloud
+from particles.metrics.counted import counted
 
 ITERATIONS = 10_000_000
 """The most pivots of the network simplex."""
@@ -17,6 +18,7 @@ class Unsolved(FloatingPointError, ValueError):
     """A transport problem that cannot be solved: in a step of a run its numbers are to blame, elsewhere the points that were given."""
 
 
+@counted
 def w2(a: Cloud, b: Cloud) -> float:
     r"""The exact Wasserstein-2 distance :math:`W_2 = \sqrt{\min E\|x - y\|^2}` (POT's network simplex).
 
@@ -27,8 +29,6 @@ def w2(a: Cloud, b: Cloud) -> float:
         ValueError: If the dimensions differ.
         Unsolved: If squared distances are not finite, or the problem is not solved.
     """
-    if a.dimension != b.dimension:
-        raise ValueError(f"the clouds have dimensions {a.dimension} and {b.dimension}; they must be the same")
     hush()
     import ot
 
@@ -64,6 +64,7 @@ def network_simplex(a: np.ndarray, b: np.ndarray, costs: np.ndarray) -> tuple[np
     return plan, log["v"], float(log["cost"])
 
 
+@counted
 def sinkhorn(a: Cloud, b: Cloud, blur: float = 0.05) -> float:
     r"""The debiased Sinkhorn divergence :math:`S_\varepsilon`, with cost :math:`\frac12\|x - y\|^2` and ε = blur² (geomloss).
 
@@ -76,10 +77,12 @@ def sinkhorn(a: Cloud, b: Cloud, blur: float = 0.05) -> float:
         blur: The length below which details do not count, in the units of the points.
 
     Raises:
-        ValueError: If the dimensions differ.
+        ValueError: If the dimensions differ, or the blur is not positive.
     """
-    if a.dimension != b.dimension:
-        raise ValueError(f"the clouds have dimensions {a.dimension} and {b.dimension}; they must be the same")
+    if not 0 < blur < float("inf"):
+        raise ValueError(f"blur must be a positive length, not {blur}")
+    if bool((a.x == a.x[0]).all()) and bool((b.x == a.x[0]).all()):
+        return 0.0  # geomloss would divide by the diameter
     hush()
     from geomloss import SamplesLoss
 

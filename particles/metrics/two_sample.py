@@ -9,6 +9,7 @@ import torch
 
 from particles.cloud import Cloud
 from particles.keys import Key
+from particles.metrics.counted import counted
 
 LEAST = 10
 """Points of each cloud, below which the test says nothing."""
@@ -33,6 +34,7 @@ class TwoSample:
     size: int
 
 
+@counted
 def two_sample(a: Cloud, b: Cloud, key: Key, components: int = 10, folds: int = 3, trees: int = 100) -> TwoSample:
     """The AUC of a random forest that is to tell the points of two clouds apart (Lopez-Paz & Oquab, 2017, with AUC).
 

@@ -93,12 +93,17 @@ class Memory(Store):
     Arguments:
         log_every: The number of steps from row to row.
 
+    Raises:
+        ValueError: If that is not a whole number from 1 up.
+
     Attributes:
         clouds: The cloud of every row.
         tapes: What was recorded, by the step that it leads to.
     """
 
     def __init__(self, log_every: int = 1):
+        if not isinstance(log_every, int) or log_every < 1:
+            raise ValueError(f"log_every must be a whole number from 1 up, not {log_every}")
         self.log_every = log_every
         self.rows: list[Row] = []
         self.clouds: list[Cloud] = []
