@@ -163,6 +163,7 @@ class Progress:
     def __init__(self, steps: int, quiet: bool):
         from tqdm import tqdm
 
+        quiet = quiet or sys.stderr is None
         self.bar = tqdm(total=steps, disable=True if quiet else None, unit="step", dynamic_ncols=True, file=sys.stderr)
 
     def __call__(self, k: int, row: dict[str, float]) -> None:

@@ -127,7 +127,7 @@ def _run(
     from particles.run.loop import Diverged, simulate
 
     for name, simulation in simulations.items():
-        simulation.check_room(folder / name, warn=False)
+        simulation.check_begin(folder / name, warn=False)
     if overwrite:
         check_apart(folder, next(iter(simulations.values())).spec)
         for name in ("comparison.md", "comparison.png"):

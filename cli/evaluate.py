@@ -89,7 +89,7 @@ def command(
     except (ValueError, FileNotFoundError) as error:
         raise usage(error) from None
     except OSError as error:
-        raise disk(error, output) from None
+        raise disk(error, output or Path("standard output")) from None
     except KeyboardInterrupt:
         say("Interrupted; nothing is written.", err=True)
         sys.exit(130)

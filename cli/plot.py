@@ -1,5 +1,6 @@
 """``particles plot``"""
 
+import math
 import signal
 import sys
 import time
@@ -143,6 +144,8 @@ def command(
       particles plot runs/kl runs/w2 --output both.svg
       particles plot runs/moons --kind overview --watch
     """
+    if dpi is not None and math.isnan(dpi):
+        raise click.UsageError("--dpi must be a number from 10 to 2000, not nan")
     kind = kind or ("trajectories" if len(runs) == 1 else "compare")
     given = {name for name in OWN if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     _check_options(kind, given, len(runs), show, watch)

@@ -64,7 +64,8 @@ def run(
                 simulations[0].check_memory(count)
             if overwrite:
                 check_apart(folder, simulations[0].spec)
-            simulations[0].check_room(folder, warn=False, runs=count)
+            for simulation in simulations:  # before anything is lost
+                simulation.check_begin(folder, warn=False, runs=count)
             if overwrite:
                 _clear(folder)
             if advise and simulations[0].advice:
@@ -127,10 +128,11 @@ def _clear(folder: Path) -> None:
     from particles.run.folder import clear
 
     for path in folder.glob("repeat-*"):
-        clear(path)
-        if not any(path.iterdir()):
-            path.rmdir()
-    for name in FILES:
+        if path.is_dir() and path.name.removeprefix("repeat-").isdecimal():
+            clear(path)
+            if not any(path.iterdir()):
+                path.rmdir()
+    for name in FILES[::-1]:  # the mark last, as a folder without it is not taken for one of repeats
         (folder / name).unlink(missing_ok=True)
 
 

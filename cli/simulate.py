@@ -155,7 +155,7 @@ def command(
                 spec,
                 repeats,
                 resumed=resume is not None,
-                steps=options["steps"] if _given(ctx, "steps") else None,
+                steps=options["steps"] if _said(ctx, "steps") else None,
                 overwrite=overwrite and resume is None,
                 figure=figure,
                 quiet=quiet,
@@ -181,6 +181,11 @@ def command(
         sys.exit(130)
 
 
+def _said(ctx: click.Context, name: str) -> bool:
+    """Whether an option is on the command line itself: the environment is for new runs."""
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 def _given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) in (
         click.core.ParameterSource.COMMANDLINE,
@@ -189,7 +194,7 @@ def _given(ctx: click.Context, name: str) -> bool:
 
 
 def _resumed(ctx: click.Context, folder: Path, steps: int) -> Specification:
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    given = {name for name in ctx.params if _said(ctx, name)}
     if strange := sorted(given - ALWAYS):
         raise click.UsageError(
             f"--{strange[0].replace('_', '-')} cannot be changed in a resumed run; leave it out, or begin a new run"
@@ -272,7 +277,7 @@ def _run(
                 stack.enter_context(locked(folder))
                 if fresh and overwrite:
                     check_apart(folder, simulation.spec)
-                    simulation.check_room(folder, warn=False)
+                    simulation.check_begin(folder, warn=False)  # before anything is lost
                     clear(folder)
 
             shards.once(prepare)

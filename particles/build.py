@@ -91,7 +91,7 @@ class Simulation:
         return folder if shards.world() == 1 else Shared(folder)
 
     def _check_folder(self, path: Path) -> None:
-        self.check_room(path)
+        self.check_begin(path)
         if (path / "spec.toml").exists():
             self.check_data(path)
             self._check_settings(path)
@@ -121,13 +121,29 @@ class Simulation:
         made = {name: value for name, value in dataclasses.asdict(spec).items() if name not in LOOSE}
         return made | {name: value for name, value in self.noted["data"].items() if name.endswith("_fingerprint")}
 
-    def check_room(self, path: Path, warn: bool = True, runs: int = 1) -> None:
-        """Whether the run, or so many like it, fits on the disk of a folder, what is in the folder already left out of account.
+    def check_begin(self, path: Path, warn: bool = True, runs: int = 1) -> None:
+        """Whether the run, or so many like it, can begin in a folder: before anything is written, or removed to make way.
+
+        Looked at are its first particles, the names in what is written, and the room on the disk, what is in the folder already left
+        out of account.
 
         Raises:
-            ValueError: If it does not, with the settings that would.
+            RunError: If its first particles are not finite, as they are or in units of the data.
+            ValueError: If a name cannot be written, or it does not fit on the disk, with the settings that would.
         """
+        from particles.run.loop import check_first
+
         cloud = self.process.source
+        check_first(cloud, self.schema.check)
+        self._labels()
+        for what, text in (("the folder's name", str(path.absolute())), ("the settings", self.spec.dump(self.noted))):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                bad = text[error.start : error.end].encode("utf-8", "backslashreplace").decode()
+                raise ValueError(
+                    f"{what} cannot be written as UTF-8 ({bad!r} in it); rename the file or folder"
+                ) from None
         width = self.schema.points(cloud.x[:1]).itemsize
         own = len(cloud) - cloud.carried
         size = _size(self.target, runs * own, runs * cloud.carried)

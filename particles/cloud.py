@@ -81,10 +81,16 @@ class Cloud:
             self.label.is_floating_point() or self.label.is_complex() or int(self.label.min()) < 0
         ):
             raise ValueError(f"the labels of the {name} must be integers from 0 up, the numbers of classes")
+        if self.weight is not None and self.weight.dtype != self.x.dtype:
+            raise ValueError(
+                f"the weights of the {name} must be {self.x.dtype} as its points are, not {self.weight.dtype}"
+            )
+        self.check_weights(name)
+
+    def check_weights(self, name: str) -> None:
+        """Raises ValueError unless the weights are positive and sum to one, if there are any."""
         if (weight := self.weight) is None:
             return
-        if weight.dtype != self.x.dtype:
-            raise ValueError(f"the weights of the {name} must be {self.x.dtype} as its points are, not {weight.dtype}")
         total = float(weight.double().sum())
         if not (bool((weight > 0).all()) and abs(total - 1) < 1e-4):
             raise ValueError(

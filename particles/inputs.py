@@ -47,7 +47,10 @@ def load_table(spec: Specification, name: str, size: int, key: Key) -> Table:
         return array_table(plain, find("target", plain, TOYS)(size, key))
     if plain in REAL:
         return find("target", plain, REAL)(spec.label)  # type: ignore[no-any-return]
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # ~somebody who is not there
+        path = Path(name)
     if path.exists() or path.suffix or len(path.parts) > 1:
         return read_table(path, spec.label, spec.header)
     choose("target", name, (*TOYS, *REAL))  # raises, with the nearest match

@@ -211,7 +211,7 @@ class Specification:
             value = getattr(self, name)
             if value is not None and not value >= bound:
                 raise ValueError(f"{name} must be at least {bound}, not {value}")
-        if self.holdout > 1 and self.holdout != round(self.holdout):
+        if 1 < self.holdout < math.inf and self.holdout != round(self.holdout):
             raise ValueError(
                 f"holdout must be a part of the rows below 1, or a whole number of them, not {self.holdout:g}"
             )

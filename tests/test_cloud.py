@@ -110,7 +110,7 @@ def test_carried_points():
     ("make", "message"),
     [
         (lambda: Cloud(torch.zeros(3)), r"shape \(n, d\)"),
-        (lambda: Cloud(torch.zeros(3, 2, dtype=torch.long)), "floating-point"),
+        (lambda: Cloud(torch.zeros(3, 2, dtype=torch.long)), "in float32 or float64"),
         (lambda: Cloud(torch.zeros(0, 2)), "no point of its own"),
         (lambda: Cloud(torch.zeros(3, 2), carried=3), "no point of its own"),
         (lambda: Cloud(torch.zeros(3, 2), label=torch.zeros(2)), r"label needs shape \(3,\)"),

@@ -156,7 +156,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(folder, mon
             "moons", particles=20_000, holdout=0, flow="mmd", steps=100_000, log_every=10, snapshot_every=int(value[1])
         )
     )
-    enough.check_room(folder / "run")
+    enough.check_begin(folder / "run")
 
 
 def test_a_run_that_is_to_be_replaced_stays_where_the_new_one_would_not_fit(folder, monkeypatch):

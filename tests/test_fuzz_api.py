@@ -41,6 +41,7 @@ COUNT = st.sampled_from([0, 1, 2, 3, 5, 8, -1, 10**6])
 DIVERGENCES = st.one_of(
     st.sampled_from([pt.KL(), pt.ReverseKL(), pt.JensenShannon(), pt.W1()]), st.floats(1.01, 8).map(pt.Alpha)
 )
+POINT = pt.Cloud(torch.zeros(1, 1))
 KERNELS = {
     "Gaussian": "bandwidth",
     "Laplacian": "bandwidth",
@@ -257,8 +258,12 @@ def test_any_setting_of_a_stepper(data):
         "adaptive": lambda: pt.Adaptive(number),
         "proximal": lambda: pt.Proximal(draw(st.sampled_from(["implicit", "x", ""])), count, number),
         "adams": lambda: pt.AdamsBashforth(count),
-        "decay": lambda: pt.Evolve(None, pt.Euler(), None, step_size=1.0, decay=number),
-        "step_size": lambda: pt.Evolve(None, pt.Euler(), None, step_size=number),
+        "decay": lambda: pt.Evolve(
+            pt.GradientFlow(pt.ExactKantorovich(), POINT), pt.Euler(), POINT, step_size=1.0, decay=number
+        ),
+        "step_size": lambda: pt.Evolve(
+            pt.GradientFlow(pt.ExactKantorovich(), POINT), pt.Euler(), POINT, step_size=number
+        ),
         "cfl": lambda: pt.cfl(draw(clouds(2)), number),
         "cost": lambda: pt.RunningCost(number, draw(NUMBER)),
         "timed": lambda: pt.TimedNetwork(2, (4,), horizon=number),

@@ -29,7 +29,6 @@ import numpy as np
 import pandas as pd
 
 from particles.data.damage import UNREADABLE, first_line
-from particles.data.kinds import usable
 from particles.data.machine import free_memory
 
 logger = logging.getLogger("particles")
@@ -70,7 +69,7 @@ def read_rows(path: Path, label: str | None, header: bool | None, text: Collecti
         path: The file.
         label: The column (or array) of classes, where only an empty entry is a missing one.
         header: Whether the first line of a CSV names the columns; found out if ``None``.
-        text: Columns of a CSV that are kept as text, besides those of codes such as 00123; ``None`` for no such care.
+        text: Columns of a CSV that are kept as text, besides those of codes such as 00123; ``None`` for no such care but with classes.
 
     Raises:
         ValueError: If it cannot be read as such, or changes meanwhile.
@@ -109,6 +108,13 @@ def read_rows(path: Path, label: str | None, header: bool | None, text: Collecti
     after = path.stat()
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
         raise ValueError(f"{path} changed while it was read; wait until it is complete, and try again")
+    if label is not None and label in found.frame:
+        for i, entry in enumerate(found.frame[label]):
+            if isinstance(entry, bytes | list | tuple | dict | set | np.ndarray):
+                what = type(entry).__name__
+                raise ValueError(
+                    f"{path}, line {found.line(i)}: labels must be numbers, text or dates, and {label!r} holds a {what}"
+                )
     return found
 
 
@@ -144,6 +150,10 @@ def _arrays(path: Path, file: BinaryIO, label: str | None) -> pd.DataFrame:
         _check_sizes(path, file)
         found = np.load(file, allow_pickle=False)
         arrays = found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+        if isinstance(arrays, dict) and (
+            odd := [name for name, part in arrays.items() if not isinstance(part, np.ndarray)]
+        ):
+            raise ValueError(f"{odd[0]!r} in it is no array")
     except MemoryError:
         raise
     except UNREADABLE as error:
@@ -203,7 +213,7 @@ def array_frame(name: str, values: np.ndarray, label: np.ndarray | None, label_n
             f"{name}: expected an array of real numbers with shape (rows, columns), not {values.dtype} {values.shape}"
         )
     columns = [f"x{i}" for i in range(values.shape[1])]
-    frame = pd.DataFrame(values.astype(usable(values.dtype), copy=False), columns=columns)
+    frame = pd.DataFrame(values, columns=columns)
     if label is None:
         return frame
     if label.shape != (len(values),):
@@ -211,7 +221,7 @@ def array_frame(name: str, values: np.ndarray, label: np.ndarray | None, label_n
     if label.dtype.kind not in "biufSUMm":
         raise ValueError(f"{name}: labels must be numbers, text or dates, not {label.dtype}")
     classes = np.char.decode(label, "utf-8", "replace") if label.dtype.kind == "S" else label
-    return frame.assign(**{label_name: classes.astype(usable(classes.dtype), copy=False)})
+    return frame.assign(**{label_name: classes})
 
 
 def _parquet(path: Path, file: BinaryIO) -> pd.DataFrame:
@@ -231,7 +241,7 @@ def _parquet(path: Path, file: BinaryIO) -> pd.DataFrame:
             path,
             some(names),
         )
-    return frame.astype({name: usable(dtype) for name, dtype in frame.dtypes.items() if usable(dtype) != dtype})
+    return frame
 
 
 def _csv(path: Path, content: bytes, label: str | None, header: bool | None, kept: Collection[str] | None) -> Rows:
@@ -259,13 +269,15 @@ def _csv(path: Path, content: bytes, label: str | None, header: bool | None, kep
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             frame = parse(None)
-            if kept is not None and (kept or re.search(r"(?<![\d.eE+-])0\d", text)):
+            if kept or ((kept is not None or label is not None) and re.search(r"(?<![\d.eE+-])0\d", text)):
                 written = parse(str)
                 whole = [name for name in frame.columns if frame[name].dtype.kind in "iuf"]
+                if kept is None:  # classes are what they are called, though numbers are numbers
+                    whole = [name for name in whole if str(name).strip() == label]
                 codes = [
                     name
                     for name in whole
-                    if str(name).strip() in kept or written[name].str.fullmatch(r"\s*0\d+\s*").eq(True).any()
+                    if str(name).strip() in (kept or ()) or written[name].str.fullmatch(r"\s*0\d+\s*").eq(True).any()
                 ]
                 frame = parse(dict.fromkeys(codes, str)) if codes else frame
     except pd.errors.ParserWarning:

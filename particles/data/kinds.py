@@ -47,12 +47,12 @@ class Numbers:
             ValueError: If an entry is no number, or infinite, or an integer beyond 2^53.
         """
         found = series
+        if series.dtype == object:
+            _refuse(self.where, series, np.array([_long(entry) for entry in series], dtype=bool), LONG)
         if not _is_numpy(series.dtype):
             found = pd.to_numeric(series, errors="coerce")
             text = found.isna().to_numpy() & ~series.isna().to_numpy()
             _refuse(self.where, series, text, "{entry!r} is not a number")
-            if series.dtype == object:  # integers beyond 64 bits are floats by now
-                _refuse(self.where, series, np.array([_long(entry) for entry in series], dtype=bool), LONG)
             if found.dtype.kind not in "biuf":
                 raise ValueError(f"{self.where}: expected numbers, not {series.dtype}")
         values = np.asarray(found.to_numpy(dtype=np.float64, na_value=np.nan))
@@ -231,6 +231,8 @@ def recognise(where: str, series: pd.Series, declared: bool) -> tuple[str, Form]
         return "boolean" if dtype.kind == "b" else "number", Numbers(where, dtype, plain_dtype(dtype), _absent(series))
     held = pd.api.types.infer_dtype(series, skipna=True)
     if held in ("integer", "floating", "mixed-integer-float", "boolean"):
+        if series.dtype == object:
+            _refuse(where, series, np.array([_long(entry) for entry in series], dtype=bool), LONG)
         plain = plain_dtype(pd.to_numeric(series.dropna()).dtype)
         return "boolean" if held == "boolean" else "number", Numbers(where, dtype, plain, _absent(series))
     if held in ("date", "datetime"):

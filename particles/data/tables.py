@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ import torch
 
 from particles.cloud import Cloud, at_once
 from particles.data.files import Rows, array_frame, read_rows, some
-from particles.data.kinds import plain_dtype
+from particles.data.kinds import plain_dtype, usable
 
 logger = logging.getLogger("particles")
 
 SCALES = ("standard", "global", "none")
+
+LOST = "an integer beyond 2^53 would lose digits; drop the column if it is an identifier"
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ def read_frame(
     frame = rows.frame
     if label is not None and label not in frame.columns:
         raise ValueError(f"{path} has no column {label!r} for the labels; it has {some(frame.columns)}")
-    return frame, rows.named
+    odd = {name: usable(dtype) for name, dtype in frame.dtypes.items() if usable(dtype) != dtype}
+    return frame.astype(odd) if odd else frame, rows.named
 
 
 def text_columns(frame: pd.DataFrame) -> list[str]:
@@ -154,6 +158,10 @@ def _numbers(name: str, column: str, series: pd.Series, line: Callable[[int], in
         return f"{name}, line {line(int(at.argmax()))}, column {column!r}"
 
     missing = series.isna().to_numpy()
+    if series.dtype == object:
+        if (long := np.array([isinstance(entry, int) and abs(entry) > 2**53 for entry in series])).any():
+            raise ValueError(f"{place(long)}: {LOST}")
+        series = series.map(lambda entry: float(entry) if isinstance(entry, Decimal) else entry)
     if series.dtype.kind not in "biuf":
         text = pd.to_numeric(series, errors="coerce").isna().to_numpy() & ~missing
         if text.any() or not missing.any():
@@ -171,9 +179,7 @@ def _numbers(name: str, column: str, series: pd.Series, line: Callable[[int], in
     if (
         large := ((series > 2**53) | (series < -(2**53))).to_numpy(dtype=bool)
     ).any():  # as integers: as floats some are 2^53
-        raise ValueError(
-            f"{place(large)}: an integer beyond 2^53 would lose digits; drop the column if it is an identifier"
-        )
+        raise ValueError(f"{place(large)}: {LOST}")
     return values
 
 

@@ -23,8 +23,7 @@ def counted(measure: Measure) -> Measure:
         if len(sizes := list(dict.fromkeys(cloud.dimension for cloud in clouds))) > 1:
             raise ValueError(f"the clouds have dimensions {sizes[0]} and {sizes[1]}; they must be the same")
         for cloud in clouds:
-            if cloud.weight is not None:
-                cloud.check("cloud")
+            cloud.check_weights("cloud")
         return measure(*map(_active, given), **{name: _active(value) for name, value in named.items()})
 
     return of  # type: ignore[return-value]

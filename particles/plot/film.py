@@ -17,6 +17,8 @@ from scipy.spatial import cKDTree
 
 HOLD = 1.5
 """For how long the last frame is shown, in seconds."""
+SLOWEST = 0.1
+"""The fewest frames a second: formats have bounds for how long one is shown."""
 FASTEST = 50.0
 """The most frames a second in a GIF: programs show frames of less than 20 ms slowly."""
 COLORS = 255

@@ -168,6 +168,8 @@ def _check(run: Run, kind: str, fps: float, seconds: float, trail: int, loop: in
     for name, value in {"fps": fps, "seconds": seconds}.items():
         if not 0 < value < np.inf:
             raise ValueError(f"{name} must be above 0, not {value:g}")
+    if fps < film.SLOWEST:
+        raise ValueError(f"fps must be at least {film.SLOWEST:g}, not {fps:g}")
     if seconds * fps > FRAMES:
         raise ValueError(
             f"seconds · fps is {seconds * fps:g} frames, and at most {FRAMES} are drawn; choose fewer seconds"

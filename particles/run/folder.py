@@ -61,9 +61,9 @@ FILES = (
 
 def clear(path: Path) -> None:
     """Removes a run from a folder, and nothing else."""
-    for name in FILES:
-        (path / name).unlink(missing_ok=True)
     Recording(path).clear()
+    for name in FILES[::-1]:  # the first one last, as a folder without it is not taken for a run
+        (path / name).unlink(missing_ok=True)
 
 
 class Folder(Store):

@@ -52,7 +52,20 @@ def locked(folder: Path) -> Iterator[None]:
 def busy(folder: Path) -> bool:
     """Whether another process is writing to a folder, as far as its lock tells who looks alone, and locks nothing."""
     path = folder / NAME
-    return path.exists() and _runs(_owner(path))
+    owner = _owner(path)
+    if not _runs(owner):
+        return False
+    return owner.get("host") == socket.gethostname() or not _free(path)
+
+
+def _free(path: Path) -> bool:
+    """Whether nobody holds the lock of another machine, which a copy of its folder has as a file alone."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _taken(folder: Path, path: Path) -> int:

@@ -93,7 +93,7 @@ def _simulate(process: Process, stop: int, store: Store, observers: Sequence[Obs
     if state is None:
         state = process.init()
         path = process.path(state)
-        _check_first(store, path[-1])
+        check_first(path[-1].cloud, lambda _: store.check(path[-1]))
         store.log(path, _look(observers, path[-1]))
         store.save(state.gathered(), process)
     if state.k > stop:
@@ -163,10 +163,12 @@ def check_points(cloud: Cloud) -> None:
         raise FloatingPointError(f"{bad} of {len(cloud)} points are not finite; {CURES}")
 
 
-def _check_first(store: Store, state: State) -> None:
+def check_first(cloud: Cloud, *checks: Callable[..., None]) -> None:
+    """Raises RunError unless a run can begin with a cloud: it is finite, and passes the checks of its points."""
     try:
-        check_points(state.cloud)
-        store.check(state)
+        check_points(cloud)
+        for check in checks:
+            check(cloud.x)
     except FloatingPointError as error:
         raise RunError(f"the run cannot begin: {error}") from None
 

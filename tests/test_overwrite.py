@@ -1,0 +1,199 @@
+"""What is there is lost to nothing but a run that begins: not to one that is refused, nor to a kill on the way, nor to names alike."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from particles.cli import main
+
+from particles.run import folder as folders
+from particles.run.lock import busy
+
+SMALL = ["-n", 12, "--target-size", 15, "--network", "4,4", "--inner-steps", 1, "--steps", 2, "--no-figure", "-q"]
+RUN = ["simulate", "--target", "moons", *SMALL, "-o", "there"]
+KINDS = {
+    "simulate": ["simulate"],
+    "repeats": ["simulate", "--repeats", 2],
+    "compare": ["compare", "--flows", "mmd,kale"],
+}
+
+
+@pytest.fixture(autouse=True)
+def tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draws = np.random.default_rng(0)
+    large = pd.DataFrame(draws.normal(size=(30, 2)) * 1e20, columns=["a", "b"])
+    large.to_csv("large.csv", index=False)
+    far = large * 1e19  # numbers, but none in the units of the target and single precision
+    far.to_csv("far.csv", index=False)
+
+
+def done(*words, code=0):
+    found = CliRunner().invoke(main, [str(word) for word in words])
+    assert found.exit_code == code, (found.output, found.exception)
+    assert "Traceback" not in found.output
+    return found
+
+
+def contents(path="there"):
+    return {file: file.read_bytes() for file in Path(path).rglob("*") if file.is_file() and file.name != ".lock"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "target",
+    [["large.csv", "--source", "far.csv"], ["large.csv", "--source-std", "1e38"], [os.fsdecode(b"caf\xe9.csv")]],
+)
+def test_a_run_that_is_refused_replaces_nothing(kind, target):
+    words = KINDS[kind]
+    Path(os.fsdecode(b"caf\xe9.csv")).write_bytes(Path("large.csv").read_bytes())
+    done(*words, "--target", "moons", *SMALL, "-o", "there")
+    before = contents()
+    found = done(*words, "--target", *target, *SMALL, "-o", "there", "--overwrite", code=2)
+    assert any(
+        says in found.stderr for says in ("the run cannot begin", "cannot be written as UTF-8", "too large for float32")
+    )
+    assert contents() == before
+    done(*words, "--target", *target, *SMALL, "-o", "new", code=2)
+    assert not contents("new")
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_at_once():
+    name = os.fsdecode(b"r\xe9sultats")
+    found = done("simulate", "--target", "moons", *SMALL, "-o", name, code=2)
+    assert "the folder's name cannot be written as UTF-8" in found.stderr
+    assert contents(name) == {}
+
+
+@pytest.mark.parametrize("after", range(1, 7))
+def test_a_kill_while_a_run_makes_way_leaves_what_can_be_replaced(monkeypatch, after):
+    done(*RUN)
+    unlink, count = Path.unlink, [0]
+
+    def killed(path, missing_ok=False):
+        if path.exists() and path.parent.name == "there" and path.name != ".lock":
+            if count[0] == after:
+                raise KeyboardInterrupt
+            count[0] += 1
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folders.clear(Path("there"))
+    assert Path("there/spec.toml").exists()
+    done(*RUN, "--overwrite")
+
+
+def test_names_like_those_of_repeats_are_left_alone():
+    words = ["simulate", "--target", "moons", *SMALL, "--repeats", 2, "-o", "there"]
+    done(*words)
+    Path("there/repeat-notes.txt").write_text("mine")
+    Path("there/repeat-0-backup").mkdir()
+    Path("there/repeat-0-backup/particles.csv").write_text("mine, too")
+    done(*words, "--overwrite", "--seed", 5)
+    assert Path("there/repeat-notes.txt").read_text() == "mine"
+    assert Path("there/repeat-0-backup/particles.csv").read_text() == "mine, too"
+
+
+def test_the_environment_does_not_lengthen_repeats(monkeypatch):
+    done("simulate", "--target", "moons", *SMALL, "--repeats", 2, "-o", "there")
+    before = contents()
+    monkeypatch.setenv("PARTICLES_SIMULATE_STEPS", "7")
+    done("simulate", "--resume", "there", "-q", "--no-figure")
+    assert pd.read_csv("there/repeat-0/series.csv")["step"].max() == 2
+    assert contents()[Path("there/repeat-0/particles.csv")] == before[Path("there/repeat-0/particles.csv")]
+
+
+def test_a_lock_of_another_machine_counts_while_it_is_held():
+    done(*RUN)
+    lock = Path("there/.lock")
+    lock.write_text(json.dumps({"process": 1, "host": "elsewhere", "since": "then"}))
+    assert not busy(Path("there"))
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert busy(Path("there"))
+
+
+# What is read
+
+
+@pytest.mark.parametrize("name", ["~nobodyatall/data.csv", "~nobodyatall.csv"])
+def test_homes_of_nobody(name):
+    assert "there is no such file" in done("simulate", "--target", name, *SMALL, "-o", "x", code=2).stderr
+
+
+def test_archives_of_other_things():
+    import zipfile
+
+    with zipfile.ZipFile("text.npz", "w") as file:
+        file.writestr("readme.txt", "hello")
+    assert "'readme.txt' in it is no array" in done("simulate", "--target", "text.npz", "-o", "x", code=2).stderr
+    x = np.zeros((6, 2))
+    np.savez("labels.npz", x=x, a=np.zeros(6, dtype="i4,f8"), b=np.zeros(6, dtype="V1"), c=np.zeros(6) * 1j)
+    for label in "abc":
+        found = done("simulate", "--target", "labels.npz", "--label", label, "-o", "x", code=2)
+        assert "labels must be numbers, text or dates, not " in found.stderr
+        assert not Path("x/spec.toml").exists()
+
+
+@pytest.mark.parametrize("entry", [[1, 2], {"a": 1}, b"\xfe"])
+def test_labels_of_no_plain_type(entry):
+    pd.DataFrame({"x": np.arange(6.0), "k": [entry] * 6}).to_parquet("rows.parquet")
+    for command in (["simulate", "--target", "rows.parquet", "-o", "x"], ["augment", "rows.parquet", "-o", "x.csv"]):
+        assert (
+            "labels must be numbers, text or dates, and 'k' holds a " in done(*command, "--label", "k", code=2).stderr
+        )
+
+
+@pytest.mark.parametrize("entry", ["1" + "0" * 400, "1" + "0" * 20, "9007199254740993"])
+def test_integers_of_any_length(entry):
+    Path("long.csv").write_text("a,b\n" + f"{entry},1\n2,3\n" * 9)
+    for command in (
+        ["simulate", "--target", "long.csv", "-o", "x"],
+        ["augment", "long.csv", "-o", "x.csv"],
+        ["evaluate", "long.csv", "long.csv"],
+    ):
+        assert "beyond 2^53" in done(*command, code=2).stderr
+
+
+def test_classes_are_called_as_they_are_written():
+    draws = np.random.default_rng(0)
+    rows = [f"{draws.normal():.3f},{name}" for name in ("01", "1", "007") * 6]
+    Path("codes.csv").write_text("\n".join(["x,c", *rows]) + "\n")
+    done("simulate", "--target", "codes.csv", "--label", "c", *SMALL, "--holdout", 0, "-o", "x")
+    assert set(np.load("x/data.npz")["target_label"]) == {"01", "1", "007"}
+    assert {line.rsplit(",", 1)[1] for line in Path("x/particles.csv").read_text().split()[1:]} <= {"01", "1", "007"}
+
+
+def test_a_hold_out_that_is_one_of_the_tables():
+    for real, synthetic in (("large.csv", "far.csv"), ("far.csv", "large.csv")):
+        found = done("evaluate", real, synthetic, "--holdout", "large.csv", code=2)
+        assert "--holdout large.csv is one of the tables that it is to judge" in found.stderr
+
+
+@pytest.mark.parametrize("value", [1.5, 2.25])
+def test_a_part_of_a_row(value):
+    assert (
+        "--holdout must be a part of the rows below 1, or a whole number of them"
+        in done(*RUN, "--holdout", value, code=2).stderr
+    )
+
+
+def test_pictures_of_no_number():
+    done(*RUN)
+    assert "--dpi must be a number" in done("plot", "there", "--dpi", "nan", "-o", "x.png", code=2).stderr
+    words = ["plot", "there", "--kind", "animation", "-o", "x.gif", "--fps"]
+    assert "fps must be at least 0.1, not 1e-300" in done(*words, "1e-300", code=2).stderr
+
+
+def test_a_named_index_is_told_of(caplog):
+    frame = pd.DataFrame({"a": np.arange(9.0), "b": np.arange(9.0) ** 2}, index=pd.Index(range(9), name="id"))
+    frame.to_parquet("indexed.parquet")
+    done("augment", "indexed.parquet", "-o", "x.csv", "--method", "gaussian", "-q")
+    assert "the index 'id' is no column and is left out; write the file after reset_index() to keep it" in caplog.text
