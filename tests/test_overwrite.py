@@ -192,6 +192,18 @@ def test_pictures_of_no_number():
     assert "fps must be at least 0.1, not 1e-300" in done(*words, "1e-300", code=2).stderr
 
 
+def test_what_is_guessed_is_told(caplog):
+    Path("years.csv").write_text("2019;2020;2021\n" + "1,5;2,5;3\n2;3,5;4\n4;1;0\n" * 4)
+    done("augment", "years.csv", "-o", "x.csv", "--method", "gaussian", "-q")
+    assert "line 1 counts on from 2019 and is taken for a row; --header if it names the columns" in caplog.text
+    assert "taken for a decimal one" not in caplog.text
+    done("augment", "years.csv", "-o", "x.csv", "--overwrite", "--method", "gaussian", "-q", code=0)
+    caplog.clear()
+    Path("towns.csv").write_text("pop;area\n" + "23,653;69,444\n12,100;10,250\n1,000;99,123\n" * 3)
+    done("augment", "towns.csv", "-o", "x.csv", "--overwrite", "--method", "gaussian", "-q")
+    assert "the comma in '23,653' is taken for a decimal one, as semicolons are between the columns" in caplog.text
+
+
 def test_a_named_index_is_told_of(caplog):
     frame = pd.DataFrame({"a": np.arange(9.0), "b": np.arange(9.0) ** 2}, index=pd.Index(range(9), name="id"))
     frame.to_parquet("indexed.parquet")

@@ -263,6 +263,12 @@ def _csv(path: Path, content: bytes, label: str | None, header: bool | None, kep
                 logger.warning(
                     "%s: line 1 counts the columns and is taken for their names; --no-header if it is a row", path
                 )
+            elif not header and _consecutive(names):
+                logger.warning(
+                    "%s: line 1 counts on from %s and is taken for a row; --header if it names the columns",
+                    path,
+                    names[0],
+                )
         if header:
             _check_names(path, names)
         parse = _parser(text, separator, header, names, label, path)
@@ -402,6 +408,12 @@ def _decimal(path: Path, text: str, separator: str) -> str:
         raise ValueError(
             f"{path}: is the comma in {commas[0]!r} a decimal one? {mixed}; write numbers with a point and no other mark"
         )
+    if thousands:
+        logger.warning(
+            "%s: the comma in %r is taken for a decimal one, as semicolons are between the columns; write numbers with a point if it is not",
+            path,
+            commas[0],
+        )
     return ","
 
 
@@ -413,6 +425,12 @@ def _counts(first: Sequence[str]) -> bool:
     """Whether a line is the 0, 1, … that pandas writes for columns without names, with or without row numbers."""
     places = list(first[1:] if first[0] == "" else first)
     return len(first) > 1 and places == [str(i) for i in range(len(places))]
+
+
+def _consecutive(first: Sequence[str]) -> bool:
+    """Whether the entries of a line are whole numbers, each one more than the one before, as years above columns are."""
+    whole = all(entry.isdecimal() and len(entry) < 10 for entry in first)
+    return whole and len(first) > 1 and all(int(b) - int(a) == 1 for a, b in itertools.pairwise(first))
 
 
 def _numeric(entry: str, separator: str) -> bool:
