@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +122,30 @@ def test_a_lock_of_another_machine_counts_while_it_is_held():
         assert busy(Path("there"))
 
 
+def test_standard_output_is_no_file_to_replace():
+    """Though it is one where a shell has sent it to one."""
+    done("simulate", "--target", "moons", *SMALL, "--record", "-o", "there")
+    pd.DataFrame({"x0": [0.1], "x1": [0.2]}).to_csv("new.csv", index=False)
+    command = "import sys; from particles.cli import main; main(['transport', 'there', '--input', 'new.csv', '--output', '/dev/stdout', '--overwrite', '-q'])"  # fmt: skip
+    with open("all.txt", "w") as file:
+        file.write("before\n")
+        file.flush()
+        ended = subprocess.run([sys.executable, "-c", command], stdout=file, stderr=subprocess.PIPE, text=True)
+        file.write("after\n")
+    assert ended.returncode == 2
+    assert "/dev/stdout: this is a folder, a device or a pipe; name a file" in ended.stderr
+    assert Path("all.txt").read_text() == "before\nafter\n"
+
+
 # What is read
+
+
+def test_very_wide_tables():
+    Path("wide.csv").write_text("," * 10**6 + "\n" + "," * 10**6 + "\n")
+    found = done("simulate", "--target", "wide.csv", "-o", "x", code=2)
+    assert (
+        "wide.csv has 1000001 columns, and at most 200000 are read from text; give it as npy or Parquet" in found.stderr
+    )
 
 
 @pytest.mark.parametrize("name", ["~nobodyatall/data.csv", "~nobodyatall.csv"])

@@ -33,6 +33,8 @@ from particles.data.machine import free_memory
 
 logger = logging.getLogger("particles")
 
+WIDEST = 200_000
+"""The most columns of a CSV: reading more takes minutes."""
 LARGEST = 4 << 30
 """The most bytes that a compressed file may expand to."""
 READING = 3
@@ -257,6 +259,10 @@ def _csv(path: Path, content: bytes, label: str | None, header: bool | None, kep
     try:
         names = head[0].split() if separator == " " else next(_records(head, separator))
         names = [name.strip() for name in names]
+        if len(names) > WIDEST:
+            raise ValueError(
+                f"{path} has {len(names)} columns, and at most {WIDEST} are read from text; give it as npy or Parquet"
+            )
         if header is None:
             header = _is_header(names, separator)
             if header and _counts(names):

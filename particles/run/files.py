@@ -21,11 +21,15 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:
     to is replaced.
 
     Raises:
-        OSError: If ``path`` is a device, a pipe or a folder, which cannot be replaced.
+        OSError: If ``path`` is a device, a pipe or a folder, which cannot be replaced, or a name of what a process has open.
     """
-    path = path.resolve() if path.is_symlink() else path
-    if path.exists() and not path.is_file():
+    opened = path.absolute().parts[1:2] in (
+        ("dev",),
+        ("proc",),
+    )  # /dev/stdout is a file where it is sent to one, which others write, too
+    if opened or (path.exists() and not path.is_file()):
         raise OSError(errno.EINVAL, "this is a folder, a device or a pipe; name a file", str(path))
+    path = path.resolve() if path.is_symlink() else path
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield draft
