@@ -73,7 +73,7 @@ class Cloud:
         """
         if not self.dimension:
             raise ValueError(f"the points of the {name} have no coordinates")
-        if bad := int((~torch.isfinite(self.x).all(1)).sum()):
+        if bad := self.spoilt:
             raise ValueError(
                 f"{bad} of the {len(self)} points of the {name} are not finite; leave them out or mend them"
             )
@@ -86,6 +86,11 @@ class Cloud:
                 f"the weights of the {name} must be {self.x.dtype} as its points are, not {self.weight.dtype}"
             )
         self.check_weights(name)
+
+    @property
+    def spoilt(self) -> int:
+        """How many points, carried ones too, have a coordinate that is not finite."""
+        return sum(int((~torch.isfinite(part).all(1)).sum()) for part in self.x.split(at_once(self.x)))
 
     def check_weights(self, name: str) -> None:
         """Raises ValueError unless the weights are positive and sum to one, if there are any."""

@@ -13,7 +13,7 @@ from types import FrameType
 import torch
 
 from particles import shards
-from particles.cloud import Cloud, at_once
+from particles.cloud import Cloud
 from particles.potentials.base import Info
 from particles.processes import Process, State
 from particles.run.allocator import keep_freed_memory
@@ -158,8 +158,7 @@ def sentence(k: int, error: BaseException) -> str:
 
 def check_points(cloud: Cloud) -> None:
     """Raises FloatingPointError unless all points of a cloud are finite, carried ones too."""
-    bad = sum(int((~torch.isfinite(part).all(1)).sum()) for part in cloud.x.split(at_once(cloud.x)))
-    if bad:
+    if bad := cloud.spoilt:
         raise FloatingPointError(f"{bad} of {len(cloud)} points are not finite; {CURES}")
 
 
