@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ def save(figure: Figure, path: Path, dpi: float) -> None:
     kind = path.suffix.lower().lstrip(".")
     if kind not in DATES:
         raise ValueError(f"a picture is a .png, .pdf or .svg file, not {path.name}")
-    with replacing(path) as draft, matplotlib.rc_context({"svg.hashsalt": "particles"}):
-        figure.savefig(draft, format=kind, dpi=dpi, metadata=DATES[kind])
+    drawn = io.BytesIO()  # where a disk is full, writers of formats raise whatever they like
+    with matplotlib.rc_context({"svg.hashsalt": "particles"}):
+        figure.savefig(drawn, format=kind, dpi=dpi, metadata=DATES[kind])
+    with replacing(path) as draft:
+        draft.write_bytes(drawn.getvalue())
 
 
 def has_screen() -> bool:
