@@ -243,7 +243,7 @@ def own(folder):
     return checked(Path("own.html")).scripts[-1]
 
 
-@fuzz(5, 0.03)
+@fuzz(3, 0.03)
 @given(st.data())
 def test_spoilt_runs_are_reported_or_refused(folder, own, data):
     data.draw(spoilt_runs())
@@ -283,7 +283,7 @@ TEXTS = st.one_of(
 ).map(str.strip)
 
 
-@fuzz(5, 0.03)
+@fuzz(3, 0.03)
 @given(
     st.lists(TEXTS, min_size=2, max_size=2, unique=True),
     st.lists(TEXTS, min_size=1, max_size=3, unique=True),
@@ -321,7 +321,7 @@ NAMED = [
 ]
 
 
-@fuzz(10, 0.1)
+@fuzz(6, 0.1)
 @given(
     st.lists(st.sampled_from([*(f"whole/{name}" for name in BASES), "whole", "none", "rows.csv", "", ".", "whole/learnt/"]), min_size=1, max_size=2),
     st.sampled_from(NAMED),
