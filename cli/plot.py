@@ -191,11 +191,12 @@ def _check_output(output: Path, runs: tuple[Path, ...], kind: str) -> None:
     """Refuses to write over what is read, and what is no picture."""
     import tomllib
 
-    from particles.run.folder import FILES
+    from particles.run.files import FILES, check_ordinary
 
     read = {(run / name).resolve() for run in runs for name in FILES}
     for run in runs:
         try:
+            check_ordinary(run)
             spec = tomllib.loads((run / "spec.toml").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # said when the run is read
             continue

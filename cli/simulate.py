@@ -199,10 +199,13 @@ def _resumed(ctx: click.Context, folder: Path, steps: int) -> Specification:
         raise click.UsageError(
             f"--{strange[0].replace('_', '-')} cannot be changed in a resumed run; leave it out, or begin a new run"
         )
+    from particles.run.files import check_ordinary
+
     mark = folder / (MARK if (folder / MARK).exists() else "spec.toml")
     if not mark.exists():
         raise click.UsageError(f"{folder} is not a run folder: it has no spec.toml")
     try:
+        check_ordinary(folder)
         spec, _ = Specification.load(mark)
         return dataclasses.replace(spec, steps=steps) if "steps" in given else spec
     except (ValueError, TypeError) as error:

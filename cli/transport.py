@@ -111,7 +111,7 @@ def _specification(run: Path, device: str | None, time_steps: int | None) -> Spe
 
 def _check_apart(run: Path, spec: Specification, given: Path, written: dict[str, Path | None], overwrite: bool) -> None:
     """Refuses to write over what is read, and over anything without --overwrite."""
-    from particles.run.folder import FILES
+    from particles.run.files import FILES
 
     read = {given.resolve(), *(Path(name).resolve() for name in (spec.target, spec.source))}
     read |= {(run / name).resolve() for name in FILES}

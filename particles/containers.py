@@ -197,7 +197,7 @@ def _more(index: pd.Index, count: int) -> pd.Index:
     if isinstance(index, pd.MultiIndex):
         lead = _more(index.get_level_values(0), count)
         return pd.MultiIndex.from_arrays([lead, *[[""] * count] * (index.nlevels - 1)], names=index.names)
-    if pd.api.types.is_integer_dtype(index.dtype):
+    if pd.api.types.is_integer_dtype(index.dtype) and not index.hasnans:
         first = max(int(np.max(index.to_numpy())), -1) + 1 if len(index) else 0
         if first + count < 2**63:
             return pd.RangeIndex(first, first + count, name=index.name)

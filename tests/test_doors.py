@@ -172,6 +172,14 @@ def test_two_rows_however_often(copies, start):
     assert set(x["t"]) <= {"a", "b"}
 
 
+def test_an_index_with_a_gap():
+    frame = HEIGHTS.set_index(pd.Index([*range(19), pd.NA], dtype="Int64", name="id"))
+    x = pt.ParticleAugmenter(random_state=0, method="gaussian").fit_resample(frame)
+    assert len(x) == 40
+    pd.testing.assert_frame_equal(x.iloc[:20].reset_index(drop=True), HEIGHTS)
+    assert x.index.is_unique
+
+
 def test_no_measure_touches_the_global_generator():
     rows = HEIGHTS.assign(y=["u", "v"] * 10, z=range(20))
     for label in ("y", "height"):

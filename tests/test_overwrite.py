@@ -137,6 +137,19 @@ def test_standard_output_is_no_file_to_replace():
     assert Path("all.txt").read_text() == "before\nafter\n"
 
 
+@pytest.mark.parametrize("name", ["series.csv", "spec.toml", "summary.json", "checkpoint.pt"])
+def test_a_pipe_in_place_of_a_file_of_a_run_is_not_waited_for(name):
+    done(*RUN)
+    Path("there", name).unlink()
+    os.mkfifo(Path("there", name))
+    for words in (
+        ["simulate", "--resume", "there", "--steps", 3],
+        ["report", "there", "-o", "x.html"],
+        ["plot", "there", "-o", "x.png"],
+    ):
+        assert f"there/{name} is no ordinary file; put the run's own back" in done(*words, code=2).stderr
+
+
 # What is read
 
 

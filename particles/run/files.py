@@ -12,6 +12,28 @@ from pathlib import Path
 
 import numpy as np
 
+from particles.names import EXPORTS
+
+FILES = (
+    "spec.toml",
+    "data.npz",
+    "series.csv",
+    "trajectory.npy",
+    "trajectory.csv",
+    "checkpoint.pt",
+    "summary.json",
+    "figure.png",
+    *(f"{name}.{kind}" for kind in EXPORTS for name in ("particles", "carried", "diverged")),
+)
+"""The names of the files of a run folder."""
+
+
+def check_ordinary(folder: Path) -> None:
+    """Raises ValueError if a file of a run folder is something else by now, such as a pipe, on which a reader would wait forever."""
+    for name in FILES:
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is no ordinary file; put the run's own back, or repeat the run")
+
 
 @contextmanager
 def replacing(path: Path, lasting: bool = True) -> Iterator[Path]:

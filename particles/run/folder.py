@@ -30,9 +30,9 @@ from particles.data.damage import UNREADABLE, first_line
 from particles.data.export import write
 from particles.data.tables import Schema
 from particles.flows.recording import Tape
-from particles.names import EXPORTS
 from particles.processes import Process, State
 from particles.run.files import (
+    FILES,
     GrowingArray,
     read_growing,
     read_series,
@@ -43,20 +43,6 @@ from particles.run.files import (
 from particles.run.lock import locked
 from particles.run.recording import Recording
 from particles.run.store import Row, RunError, Store, writing
-
-FILES = (
-    *(
-        "spec.toml",
-        "data.npz",
-        "series.csv",
-        "trajectory.npy",
-        "trajectory.csv",
-        "checkpoint.pt",
-        "summary.json",
-        "figure.png",
-    ),
-    *(f"{name}.{kind}" for kind in EXPORTS for name in ("particles", "carried", "diverged")),
-)
 
 
 def clear(path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from particles.data.damage import UNREADABLE, first_line
-from particles.run.files import read_growing, whole_lines
+from particles.run.files import check_ordinary, read_growing, whole_lines
 
 DATA = ("target", "holdout", "label", "target_label", "holdout_label", "rows")
 """What ``data.npz`` holds; labels only where there are classes, rows only where the trajectory has not all particles."""
@@ -69,6 +69,7 @@ class Run:
             ValueError: If a file of it is damaged, naming the folder.
         """
         path = Path(path)
+        check_ordinary(path)
         if not (path / "spec.toml").exists() or not (path / "trajectory.npy").exists():
             runs = sorted(file.parent.name for file in path.glob("*/spec.toml"))
             hint = f"; name a run in it, such as {path / runs[0]}" if runs else ""
