@@ -37,9 +37,6 @@ WHY = {
     "the gradient through the shift is E (f*)' - 1, which is 0 at the root": (
         "divergences.py: _Bracketed.objective: on_q.detach() -> on_q",
     ),
-    "a weight in single precision is rounded anyway, as its values are": (
-        "divergences.py: _Bracketed._drop: q.max(-q.weight).double() -> q.max(-q.weight)",
-    ),
     "seen on a GPU alone": (
         "divergences.py: _Bracketed._drop: torch.arange(1, 16, device=below.device) -> torch.arange(1, 16)",
         "steppers/planes.py: _balanced: torch.arange(len(levels), device=levels.device) -> torch.arange(len(levels))",
