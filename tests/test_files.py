@@ -251,7 +251,7 @@ def test_a_pipe(tmp_path):
 
 def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
     path = put(tmp_path, "a,b\n1,2\n3,4\n")
-    reading = files._csv
+    reading = files.read_csv
 
     def slowly(*arguments):
         found = reading(*arguments)
@@ -259,7 +259,7 @@ def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
             file.write("5,6\n")
         return found
 
-    monkeypatch.setattr(files, "_csv", slowly)
+    monkeypatch.setattr(files, "read_csv", slowly)
     assert "changed while it was read" in refusal(path)
 
 
