@@ -93,8 +93,8 @@ class Cloud:
         return sum(int((~torch.isfinite(part).all(1)).sum()) for part in self.x.split(at_once(self.x)))
 
     def check_weights(self, name: str) -> None:
-        """Raises ValueError unless the weights are positive and sum to one, if there are any."""
-        if (weight := self.weight) is None:
+        """Raises ValueError unless the weights are positive and sum to one, if there are any; those of a part are not looked at."""
+        if (weight := self.weight) is None or self.shard is not None:
             return
         total = float(weight.double().sum())
         if not (bool((weight > 0).all()) and abs(total - 1) < 1e-4):

@@ -82,10 +82,12 @@ def train_synthetic_test_real(
             x, y = sets[trained_on]
             model = models(key)[name]
             before = np.random.get_state()  # noqa: NPY002
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that a network could be trained for longer
-                model.fit(x, y)
-            np.random.set_state(before)  # noqa: NPY002 - from which some that use no random numbers draw a seed
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that a network could be trained for longer
+                    model.fit(x, y)
+            finally:
+                np.random.set_state(before)  # noqa: NPY002 - from which some that use no random numbers draw a seed
             missed = model.predict(holdout[0]) - holdout[1] if continuous else model.predict(holdout[0]) != holdout[1]
             losses[name, trained_on] = np.square(missed.astype(np.float64))
     loss = np.stack(list(losses.values()), 1)

@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def busy(folder: Path) -> bool:
-    """Whether another process is writing to a folder, as far as its lock tells who looks alone, and locks nothing."""
+    """Whether another process is writing to a folder, as far as its lock tells who looks alone, and holds none."""
     path = folder / NAME
     owner = _owner(path)
     if not _runs(owner):
