@@ -247,3 +247,29 @@ def test_a_named_index_is_told_of(caplog):
     frame.to_parquet("indexed.parquet")
     done("augment", "indexed.parquet", "-o", "x.csv", "--method", "gaussian", "-q")
     assert "the index 'id' is no column and is left out; write the file after reset_index() to keep it" in caplog.text
+
+
+# What is spoilt
+
+
+def test_columns_that_few_rows_have_are_kept():
+    """Neither the first rows nor the last one have a distance to held-out rows."""
+    done(*RUN, "--holdout", 5, "--log-every", 1, "--metric-every", 1, "--steps", 5)
+    path = Path("there/series.csv")
+    series = pd.read_csv(path)
+    series.loc[[0, 1, 5], "w2_holdout"] = np.nan
+    series.to_csv(path, index=False)
+    done("simulate", "--resume", "there", "--steps", 7, "-q", "--no-figure")
+    after = pd.read_csv(path)
+    assert after["step"].tolist() == list(range(8))
+    assert after["w2_holdout"].notna().tolist() == [False, False, True, True, True, False, True, True]
+    assert after["w2_holdout"][2:5].tolist() == pytest.approx(series["w2_holdout"][2:5].tolist(), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["target", "flow", "seed"])
+def test_specifications_that_lack_a_word(name):
+    done(*RUN)
+    path = Path("there/spec.toml")
+    path.write_text("\n".join(line for line in path.read_text().split("\n") if not line.startswith(f"{name} = ")))
+    for words in (["plot", "there", "--kind", "diagnostics", "-o", "x.png"], ["report", "there", "-o", "x.html"]):
+        assert f"spec.toml does not say its {name}" in done(*words, code=2).stderr

@@ -96,6 +96,7 @@ class Folder(Store):
         self.export = export
         self.settings = settings or {}
         self.rows = []
+        self.columns: Row = {}  # those of series.csv
         self.recording = Recording(path)
         self.taken: list[int] | None = None  # the steps of the snapshots, once they have been read
         self.saved: int | None = None  # the step of the checkpoint
@@ -174,12 +175,17 @@ class Folder(Store):
     def _keep(self, rows: Callable[[int], bool], snapshots: Callable[[int], bool]) -> None:
         """Drops the rows and the snapshots of all other steps."""
         self.rows = [row for row in read_series(self.path / "series.csv") if rows(int(row["step"]))]
-        _write(self.path / "series.csv", self.rows)
+        self._rewrite()
         there = read_growing(path := self.path / "trajectory.npy")
         taken = [row for row in read_series(self.path / "trajectory.csv")[: len(there)] if snapshots(int(row["step"]))]
         _write(self.path / "trajectory.csv", taken)
         self.taken = [int(row["step"]) for row in taken]
         GrowingArray(path, there.shape[1:], there.dtype).truncate(len(taken))
+
+    def _rewrite(self) -> None:
+        """Writes all rows, with all columns that there are by now."""
+        self.columns = _columns(self.rows)
+        _write(self.path / "series.csv", self.rows)
 
     def check(self, state: State) -> None:
         self.schema.check(state.cloud.x)
@@ -192,12 +198,11 @@ class Folder(Store):
             self._keep(self.logs, lambda k: k % self.snapshot_every == 0)
             self.resumed = None
         row = {"step": state.k, "time": state.t} | row
-        known = bool(self.rows) and row.keys() <= _columns(self.rows).keys()
         self.rows.append(row)
-        if known:
-            _append(self.path / "series.csv", _columns(self.rows), row)
+        if row.keys() <= self.columns.keys():
+            _append(self.path / "series.csv", self.columns, row)
         else:
-            _write(self.path / "series.csv", self.rows)
+            self._rewrite()
         if len(path) > 1:
             self._way(path)
         elif state.k % self.snapshot_every == 0:
@@ -291,7 +296,7 @@ class Folder(Store):
 
 def _columns(rows: list[Row]) -> Row:
     """All names that occur, in the order in which they first do."""
-    return {name: 0.0 for row in rows[:2] + rows[-1:] for name in row}
+    return {name: 0.0 for row in rows for name in row}
 
 
 def _append(path: Path, columns: Row, row: Row) -> None:

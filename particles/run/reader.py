@@ -15,6 +15,24 @@ import pandas as pd
 from particles.data.damage import UNREADABLE, first_line
 from particles.run.files import check_ordinary, read_growing, whole_lines
 
+SAID = (
+    *(
+        "target",
+        "source",
+        "scale",
+        "flow",
+        "divergence",
+        "constraint",
+        "stepper",
+        "decay",
+        "seed",
+        "particles",
+        "carried",
+        "steps",
+    ),
+    "data",
+)
+"""What every specification says, and captions tell of."""
 DATA = ("target", "holdout", "label", "target_label", "holdout_label", "rows")
 """What ``data.npz`` holds; labels only where there are classes, rows only where the trajectory has not all particles."""
 
@@ -193,6 +211,8 @@ def _constant(data: dict[str, Any]) -> dict[int, float] | None:
 
 def _read(path: Path) -> Run:
     spec = tomllib.loads((path / "spec.toml").read_text(encoding="utf-8"))
+    if lacking := [name for name in SAID if name not in spec]:
+        raise ValueError(f"spec.toml does not say its {lacking[0]}")
     trajectory = read_growing(path / "trajectory.npy")
     index = pd.read_csv(io.StringIO(whole_lines(path / "trajectory.csv")))[: len(trajectory)]
     if index.empty:
