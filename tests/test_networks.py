@@ -141,6 +141,7 @@ def test_slope_penalty_is_that_of_the_full_gradient():
         ({"lipschitz": math.nan}, "lipschitz must be positive"),
         ({"lipschitz": 1e-320}, "lipschitz is too small"),
         ({"lipschitz": 1e-90}, "lipschitz is too small"),
+        ({"lipschitz": 1e300}, "lipschitz is too large"),
         ({"widths": ()}, "positive widths"),
         ({"widths": (3,), "activation": "groupsort"}, "even widths"),
         ({"activation": "tanh"}, "'tanh' is not one of relu"),

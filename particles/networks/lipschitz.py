@@ -105,7 +105,7 @@ class Bounded(nn.Module, ABC):
         bound: The largest norm, ``inf`` for any.
 
     Raises:
-        ValueError: If the bound is so small that the norm of such a matrix would be lost.
+        ValueError: If the bound is so small that the norm of such a matrix would be lost, or so large that it is no number of its type.
     """
 
     bound: Tensor
@@ -114,6 +114,8 @@ class Bounded(nn.Module, ABC):
         super().__init__()
         if bound < (least := torch.finfo(weight.dtype).tiny ** 0.5):  # below, squares are 0, and so are norms
             raise ValueError(f"lipschitz is too small: each layer would have a norm of {bound:.3g}, below {least:.3g}")
+        if math.inf > bound > (most := torch.finfo(weight.dtype).max):
+            raise ValueError(f"lipschitz is too large: each layer would have a norm of {bound:.3g}, above {most:.3g}")
         self.bounded = bound < math.inf
         self.register_buffer("bound", torch.tensor(bound), persistent=False)
         self.weight = nn.Parameter(weight)
