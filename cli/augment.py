@@ -143,7 +143,7 @@ def command(
       particles augment images.npz --label y --per-class 300 --image-shape 28,28 --output images.csv
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    from particles.augmentation import Augmentation
+    from particles.augment.generator import Augmentation
     from particles.keys import Key
     from particles.run.loop import SAVED, Diverged
 
@@ -246,7 +246,7 @@ class _Table:
         """The rows and new ones behind them, with the marks in the last column."""
         import pandas as pd
 
-        from particles.quality import MARK
+        from particles.quality.evaluate import MARK
 
         parts = [new.assign(**{MARK: 1})]
         return parts[0] if alone else pd.concat([self.frame.assign(**{MARK: 0}), *parts], ignore_index=True)
@@ -258,7 +258,7 @@ def _read(path: Path, label: str | None, text: Collection[str] = ()) -> pd.DataF
     import pandas as pd
 
     from particles.data.tables import read_frame
-    from particles.quality import MARK
+    from particles.quality.evaluate import MARK
 
     frame, named = read_frame(path, label=label, text=text)
     if label == MARK:
@@ -315,8 +315,8 @@ def _holdout(path: Path, table: _Table) -> pd.DataFrame:
 
 
 def _recipe(options: dict[str, Any], categorical: Sequence[str]) -> Any:
-    from particles.augmentation import Recipe
-    from particles.blockwise import FlowSettings
+    from particles.augment.block_flow import FlowSettings
+    from particles.augment.generator import Recipe
     from particles.names import DIVERGENCES, make
 
     if not 0 < options["lipschitz"] < math.inf:
@@ -415,7 +415,7 @@ def _short(table: _Table, counts: Sequence[int], group: np.ndarray) -> Iterable[
 
 def _write(output: Path, frame: pd.DataFrame, report: Path | None, found: dict[str, Any]) -> None:
     """Both files, or none."""
-    from particles.run.files import replacing
+    from particles.files import replacing
 
     with contextlib.ExitStack() as both:
         draft = both.enter_context(replacing(output))

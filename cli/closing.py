@@ -8,7 +8,7 @@ from typing import Any
 
 from particles.cli.options import say, spelt
 
-from particles.metrics.titles import QUALITY
+from particles.metrics.summary import QUALITY
 
 
 def close(
@@ -22,7 +22,7 @@ def close(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from particles.run.files import replacing
+    from particles.files import replacing
 
     found = measure(folder, simulation, state, row, apart)
     if figure:
@@ -41,9 +41,9 @@ def measure(
     folder: Path, simulation: Any, state: Any, row: dict[str, float], apart: dict[str, float] | None = None
 ) -> dict[str, Any]:
     """What the closing table says of a run that has ended, written to ``summary.json``."""
+    from particles.files import replacing
     from particles.keys import Key
     from particles.metrics.summary import SIZE, summarise
-    from particles.run.files import replacing
 
     key = Key.of(simulation.spec.seed).fold("summary")
     clouds = state.cloud.active.draw(SIZE, key.fold("particles")), simulation.target, simulation.holdout
@@ -78,8 +78,8 @@ def measure(
 
 def _flow(simulation: Any, key: Any) -> dict[str, float]:
     """How straight, how dear and how independent of its steps a generative flow is, on its own particles."""
-    from particles.metrics.manifold import manifold_distance
-    from particles.metrics.transport import w2
+    from particles.metrics.distances import w2
+    from particles.metrics.memorisation import manifold_distance
 
     spec, process = simulation.spec, simulation.process
     cloud = process.source.active

@@ -13,8 +13,8 @@ from particles.cli.closing import Progress
 from particles.cli.options import disk, say, set_threads, specification, spelt, usage
 from particles.cli.simulate import check_apart, check_empty
 
+from particles.experiment.specification import Specification
 from particles.names import FLOWS, SOLVERS, choose
-from particles.specification import Specification
 
 COLUMNS = {
     "w2_holdout": "W2 to held-out",
@@ -76,7 +76,7 @@ def command(
     except ValueError as error:
         raise usage(error) from None
     check_empty(folder, overwrite, "comparison.csv")
-    from particles.build import build
+    from particles.experiment.build import build
     from particles.run.lock import Locked, locked
 
     set_threads(next(iter(specs.values())))
@@ -188,8 +188,8 @@ def _floor(simulation: Any) -> dict[str, Any]:
 
 def _distances(cloud: Any, simulation: Any) -> dict[str, float]:
     from particles.keys import Key
+    from particles.metrics.distances import sinkhorn, w2
     from particles.metrics.energy import energy_distance
-    from particles.metrics.transport import sinkhorn, w2
 
     key, size = Key.of(simulation.spec.seed).fold("summary"), 2000
     target = simulation.target.draw(size, key.fold("target"))
@@ -205,7 +205,7 @@ def _distances(cloud: Any, simulation: Any) -> dict[str, float]:
 
 
 def _write(folder: Path, rows: list[dict[str, Any]], *, figure: bool) -> None:
-    from particles.run.files import replacing
+    from particles.files import replacing
 
     if figure:
         from particles.plot.panels import compare
@@ -226,7 +226,7 @@ def _write(folder: Path, rows: list[dict[str, Any]], *, figure: bool) -> None:
 def _table(folder: Path, rows: list[dict[str, Any]]) -> None:
     import pandas as pd
 
-    from particles.run.files import replacing
+    from particles.files import replacing
 
     with replacing(folder / "comparison.csv") as draft:
         pd.DataFrame(rows, columns=["flow", *COLUMNS]).to_csv(draft, index=False)

@@ -63,9 +63,9 @@ def command(
       particles evaluate train.csv new.csv --holdout test.csv --categorical postcode --format json --output quality.json
     """
     from particles.data.tables import read_frame, text_columns
+    from particles.files import replacing
     from particles.keys import Key
-    from particles.quality import evaluate
-    from particles.run.files import replacing
+    from particles.quality.evaluate import evaluate
 
     try:
         if output is not None:

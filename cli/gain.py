@@ -28,8 +28,8 @@ def measure(
     key: Any,
 ) -> None:
     """Adds the distances to held-out rows, the gain of classifiers and what is wrong with the hold-out to the report."""
-    from particles.metrics.findings import ALL
-    from particles.quality import evaluate
+    from particles.quality.evaluate import evaluate
+    from particles.quality.findings import ALL
 
     tables = [table.frame, new, fresh]
     if table.levels is not None and table.label is not None:  # a declared label may look like a number to predict

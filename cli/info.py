@@ -37,11 +37,11 @@ def command(as_json: bool, benchmark: bool) -> None:
 def _benchmark(as_json: bool) -> None:
     import torch
 
-    from particles import choice
-    from particles.calibration import timings
+    from particles.pairwise import backend
+    from particles.pairwise.calibration import timings
 
-    rules: dict[str, choice.Rule] = {}
-    rows: list[choice.Timing] = []
+    rules: dict[str, backend.Rule] = {}
+    rows: list[backend.Timing] = []
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in devices:
         found = []
@@ -54,9 +54,9 @@ def _benchmark(as_json: bool) -> None:
             found.append(row)
             rows.append(row)
         if found:
-            rules[device] = choice.derived(found)
+            rules[device] = backend.derived(found)
     try:
-        stored = f"kept in {choice.store(rules)}" if rules else "nothing is kept: KeOps does not work here"
+        stored = f"kept in {backend.store(rules)}" if rules else "nothing is kept: KeOps does not work here"
     except (OSError, RuntimeError) as error:
         stored = f"they could not be kept, so the next process does not know them: {error}"
     if as_json:
@@ -99,9 +99,9 @@ def _keops() -> dict[str, Any]:
     except Exception as error:  # whatever a broken installation raises is the answer here
         return state | {"cache": f"KeOps cannot be imported: {error}"}
     formulas = len(list(folder.glob("*.so")))
-    from particles import choice
+    from particles.pairwise import backend
 
-    state["auto"] = "; ".join(f"{name}: {choice.rule(name)}" for name in choice.BUILT_IN)
+    state["auto"] = "; ".join(f"{name}: {backend.rule(name)}" for name in backend.BUILT_IN)
     writable = "writable" if os.access(folder, os.W_OK) else "not writable: KeOps formulas cannot be compiled"
     return state | {"cache": str(folder), "cache state": f"{writable}, {formulas} compiled files"}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from particles.experiment.specification import Specification
 from particles.names import (
     ACTIVATIONS,
     BACKENDS,
@@ -28,7 +29,6 @@ from particles.names import (
     STEPPERS,
     TOYS,
 )
-from particles.specification import Specification
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Specification)}
 

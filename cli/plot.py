@@ -191,7 +191,7 @@ def _check_output(output: Path, runs: tuple[Path, ...], kind: str) -> None:
     """Refuses to write over what is read, and what is no picture."""
     import tomllib
 
-    from particles.run.files import FILES, check_ordinary
+    from particles.run.folder import FILES, check_ordinary
 
     read = {(run / name).resolve() for run in runs for name in FILES}
     for run in runs:

@@ -15,8 +15,8 @@ from particles.cli.options import disk, say, set_threads, spelt, usage
 from particles.cli.simulate import MARK, check_apart, resume_with
 
 from particles import shards
-from particles.metrics.titles import QUALITY
-from particles.specification import Specification
+from particles.experiment.specification import Specification
+from particles.metrics.summary import QUALITY
 
 FILES = (MARK, "repeats.csv", "summary.json", "figure.png", "checkpoint.pt")
 SHOWN = 6  # runs in the figure
@@ -41,9 +41,9 @@ def run(
     advise: bool,
 ) -> None:
     """Runs all repeats, or goes on with them (to ``steps``, if given); measures each, and all of them together."""
-    from particles.build import build
-    from particles.repeats import dissent, seeds
-    from particles.repeats import folder as named
+    from particles.experiment.build import build
+    from particles.experiment.repeats import dissent, seeds
+    from particles.experiment.repeats import folder as named
     from particles.run.lock import locked
     from particles.run.loop import Interrupted
     from particles.run.store import RunError, Unwritable
@@ -137,7 +137,7 @@ def _clear(folder: Path) -> None:
 
 
 def _mark(folder: Path, spec: Specification, count: int) -> None:
-    from particles.run.files import replacing
+    from particles.files import replacing
 
     with replacing(folder / MARK) as draft:
         draft.write_text(spec.dump({"repeats": {"count": count}}), encoding="utf-8")
@@ -145,7 +145,7 @@ def _mark(folder: Path, spec: Specification, count: int) -> None:
 
 def _side_by_side(folder: Path, simulations: list[Any], stores: list[Any], quiet: bool) -> list[Any]:
     """The last states of runs in one batched network."""
-    from particles.repeats import Folders, SideBySide
+    from particles.experiment.repeats import Folders, SideBySide
     from particles.run.loop import Diverged, simulate
 
     steps = simulations[0].spec.steps
@@ -195,9 +195,9 @@ def _close(
     """Writes and tells what the repeats say together."""
     import pandas as pd
 
-    from particles.repeats import folder as named
-    from particles.repeats import together
-    from particles.run.files import replacing
+    from particles.experiment.repeats import folder as named
+    from particles.experiment.repeats import together
+    from particles.files import replacing
 
     with replacing(folder / "repeats.csv") as draft:
         pd.DataFrame(rows).to_csv(draft, index=False)

@@ -15,7 +15,7 @@ from particles.cli.closing import Progress, close
 from particles.cli.options import disk, say, set_threads, specification, spelt, usage
 from particles.cli.watching import WATCHES, Terminal, drawing
 
-from particles.specification import Specification
+from particles.experiment.specification import Specification
 
 MARK = "repeats.toml"
 ALWAYS = {
@@ -199,7 +199,7 @@ def _resumed(ctx: click.Context, folder: Path, steps: int) -> Specification:
         raise click.UsageError(
             f"--{strange[0].replace('_', '-')} cannot be changed in a resumed run; leave it out, or begin a new run"
         )
-    from particles.run.files import check_ordinary
+    from particles.run.folder import check_ordinary
 
     mark = folder / (MARK if (folder / MARK).exists() else "spec.toml")
     if not mark.exists():
@@ -254,8 +254,8 @@ def _run(
     advise: bool,
 ) -> None:
     from particles import shards
-    from particles.build import build
-    from particles.precision import check_comparable, rounding
+    from particles.experiment.build import build
+    from particles.experiment.precision import check_comparable, rounding
     from particles.run.folder import clear
     from particles.run.lock import locked
     from particles.run.loop import Diverged, Interrupted, simulate

@@ -10,7 +10,7 @@ import click
 from particles.cli.closing import Progress
 from particles.cli.options import disk, say, set_threads, spelt, usage
 
-from particles.specification import Specification
+from particles.experiment.specification import Specification
 
 OTHER_KINDS = (".npy", ".npz", ".parquet", ".pq")
 
@@ -68,8 +68,8 @@ def command(
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     from particles.data.export import write
-    from particles.restored import rebuilt
-    from particles.run.files import replacing
+    from particles.experiment.reopen import rebuilt
+    from particles.files import replacing
 
     try:
         spec = _specification(run, device, time_steps)
@@ -111,7 +111,7 @@ def _specification(run: Path, device: str | None, time_steps: int | None) -> Spe
 
 def _check_apart(run: Path, spec: Specification, given: Path, written: dict[str, Path | None], overwrite: bool) -> None:
     """Refuses to write over what is read, and over anything without --overwrite."""
-    from particles.run.files import FILES
+    from particles.run.folder import FILES
 
     read = {given.resolve(), *(Path(name).resolve() for name in (spec.target, spec.source))}
     read |= {(run / name).resolve() for name in FILES}
@@ -153,7 +153,7 @@ def _last(simulation: Any, run: Path) -> int:
 def _moved(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
     """The points at step ``stop``; ``look`` is called with the state of every step."""
     from particles.run.recording import Recording
-    from particles.run.transport import transport
+    from particles.run.replay import transport
 
     if simulation.spec.flow == "proximal":
         return _generated(simulation, run, cloud, stop, look)
@@ -166,9 +166,9 @@ def _moved(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
 
 def _generated(simulation: Any, run: Path, cloud: Any, stop: int, look: Any) -> Any:
     """The points after so many Euler steps along a flow that is known at all places and times."""
-    from particles.processes import State
-    from particles.restored import restore
+    from particles.experiment.reopen import restore
     from particles.run.loop import Diverged, check_points
+    from particles.run.process import State
 
     spec, process = simulation.spec, simulation.process
     if spec.solver == "plan":
@@ -206,7 +206,7 @@ class _Paths:
     def write(self) -> None:
         import numpy as np
 
-        from particles.run.files import replacing
+        from particles.files import replacing
 
         if self.path is not None:
             with replacing(self.path) as draft, open(draft, "wb") as file:

@@ -80,7 +80,7 @@ class Terminal:
         self._look(last=True)
 
     def _look(self, *, last: bool) -> None:
-        from particles.data.damage import UNREADABLE, first_line
+        from particles.files import UNREADABLE, first_line
         from particles.plot.terminal import View
         from particles.plot.watching import due, newest
 

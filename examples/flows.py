@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from particles import Cloud, Memory, Simulation, Specification, simulate, w2
-from particles.build import build
+from particles.experiment.build import build
 
 FLOWS: dict[str, dict[str, Any]] = {
     "lipschitz": {"flow": "lipschitz", "network": (32, 32, 32), "inner_steps": 3, "steps": 500},

@@ -42,7 +42,7 @@ from particles import (
     straightness,
     w2,
 )
-from particles.batches import Stratified
+from particles.proximal.training import Stratified
 
 ALPHA = {"pinwheel": {2: 0.06, 7: 0.03, 12: 0.03}, "moons": {2: 0.008, 7: 0.01, 12: 0.01}}
 LIPSCHITZ = 1.0

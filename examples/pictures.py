@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from particles import Run, Specification, plot, simulate
-from particles.build import build
+from particles.experiment.build import build
 from particles.report.page import report
 
 RUNS: dict[str, dict[str, Any]] = {

@@ -20,13 +20,13 @@ DIVERGENCES = {
     "w1": "divergences.W1",
 }
 FLOWS = {
-    "lipschitz": "methods.lipschitz",
-    "transport": "methods.transport",
-    "w2": "methods.w2",
-    "mmd": "methods.mmd",
-    "kale": "methods.kale",
-    "kernel": "methods.kernel",
-    "proximal": "generative.process",
+    "lipschitz": "experiment.assemble.lipschitz",
+    "transport": "experiment.assemble.transport",
+    "w2": "experiment.assemble.w2",
+    "mmd": "experiment.assemble.mmd",
+    "kale": "experiment.assemble.kale",
+    "kernel": "experiment.assemble.kernel",
+    "proximal": "experiment.proximal.process",
 }
 KERNELS = {
     "gaussian": "kernels.Gaussian",
@@ -43,7 +43,7 @@ STEPPERS = {
     "ab3": "steppers.adams.ab3",
     "ab4": "steppers.adams.ab4",
     "adaptive": "steppers.adaptive.Adaptive",
-    "proximal": "steppers.proximal.Proximal",
+    "proximal": "steppers.jko.Proximal",
 }
 TOYS = {
     "moons": "data.toy.moons",

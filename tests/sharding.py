@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from particles import Memory, Specification, pairwise, shards, simulate
-from particles.build import build
-from particles.potentials import kernel, shared
+from particles import Memory, Specification, shards, simulate
+from particles.experiment.build import build
+from particles.pairwise import sharded
+from particles.pairwise import sums as pair_sums
+from particles.potentials import kernel
 from particles.run.loop import Diverged
 
 SMALL = {
@@ -116,7 +118,7 @@ def sums() -> dict[str, np.ndarray]:
 def main(output: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     kernel.EXACT = 30  # so that conjugate gradients do it, over shared sums
-    pairwise.KEPT = shared.KEPT = 500  # so that costs are kept of some and not of others
+    pair_sums.KEPT = sharded.KEPT = 500  # so that costs are kept of some and not of others
     found: dict[str, np.ndarray] = {}
     with shards.together():
         found |= {f"sum: {name}": value for name, value in sums().items()}

@@ -15,12 +15,12 @@ from particles.cli.gain import FEWEST, gain_of
 from sklearn.datasets import load_digits
 
 from particles import Key
-from particles.augmentation import Augmentation, Recipe
-from particles.blockwise import FlowSettings
+from particles.augment.block_flow import FlowSettings
+from particles.augment.generator import Augmentation, Recipe
+from particles.augment.selection import TRIED
 from particles.flows.gradient import GradientFlow
-from particles.metrics.utility import Score
-from particles.quality import evaluate
-from particles.selection import TRIED
+from particles.quality.evaluate import evaluate
+from particles.quality.utility import Score
 
 pytestmark = pytest.mark.usefixtures("small_forests")
 

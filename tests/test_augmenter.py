@@ -24,11 +24,11 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from particles.augmenter import ParticleAugmenter
+from particles.augment.estimator import ParticleAugmenter
+from particles.augment.selection import TRIED
 from particles.cloud import Cloud
 from particles.metrics.energy import energy_distance
 from particles.potentials.stacked import StackedPotential
-from particles.selection import TRIED
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

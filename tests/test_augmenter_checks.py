@@ -8,7 +8,7 @@ from imblearn.utils import estimator_checks as imblearn_checks
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from particles.augmenter import ParticleAugmenter
+from particles.augment.estimator import ParticleAugmenter
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

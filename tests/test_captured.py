@@ -8,13 +8,13 @@ import torch
 from problems import cloud, normal
 
 from particles import KL, Cloud, DenseNetwork, Evolve, GradientFlow, Key, NeuralPotential
-from particles.build import build
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
 from particles.flows.captured import Captured, obstacle
 from particles.names import DIVERGENCES, STEPPERS, make
 from particles.run.folder import Folder
 from particles.run.loop import simulate
 from particles.run.store import Memory
-from particles.specification import Specification
 
 SMALL = {"target": "moons", "target_size": 40, "particles": 20, "network": (8, 8), "inner_steps": 2, "log_every": 1}
 

@@ -10,18 +10,18 @@ import torch
 from click.testing import CliRunner
 from particles.cli import main
 
-from particles import calibration, choice, lazy
-from particles.choice import BUILT_IN, Rule, Timing, derived
+from particles.pairwise import backend, calibration, keops
+from particles.pairwise.backend import BUILT_IN, Rule, Timing, derived
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """A home of its own, in which nothing was measured."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(lazy, "broken", [])
-    choice._stored.cache_clear()
+    monkeypatch.setattr(keops, "broken", [])
+    backend._stored.cache_clear()
     yield tmp_path
-    choice._stored.cache_clear()
+    backend._stored.cache_clear()
 
 
 def timed(*faster, device="cpu"):
@@ -52,13 +52,13 @@ def test_a_rule_is_asked_with_pairs_and_dimension():
 
 def test_what_is_stored_is_what_auto_does():
     x, y = torch.zeros(1000, 2), torch.zeros(1000, 2)
-    assert not lazy.is_chosen("auto", x, y)
-    path = choice.store({"cpu": Rule(10**6, 2), "cuda": Rule()})
-    assert lazy.is_chosen("auto", x, y)
-    assert not lazy.is_chosen("auto", x[1:], y)
-    assert not lazy.is_chosen("auto", torch.zeros(1000, 3), torch.zeros(1000, 3))
-    assert not lazy.is_chosen("tiled", x, y)
-    assert choice.rule("cuda") == Rule()
+    assert not keops.is_chosen("auto", x, y)
+    path = backend.store({"cpu": Rule(10**6, 2), "cuda": Rule()})
+    assert keops.is_chosen("auto", x, y)
+    assert not keops.is_chosen("auto", x[1:], y)
+    assert not keops.is_chosen("auto", torch.zeros(1000, 3), torch.zeros(1000, 3))
+    assert not keops.is_chosen("tiled", x, y)
+    assert backend.rule("cuda") == Rule()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -94,30 +94,30 @@ def of_another_machine(content):
     ],
 )
 def test_a_damaged_or_stale_file_is_as_good_as_none(damage):
-    path = choice.store({"cpu": Rule(1.0, 1000)})
-    assert choice.rule("cpu") == Rule(1.0, 1000)
+    path = backend.store({"cpu": Rule(1.0, 1000)})
+    assert backend.rule("cpu") == Rule(1.0, 1000)
     path.write_text(damage(json.loads(path.read_text())))
-    choice._stored.cache_clear()
-    assert choice.rule("cpu") == BUILT_IN["cpu"]
+    backend._stored.cache_clear()
+    assert backend.rule("cpu") == BUILT_IN["cpu"]
 
 
 def test_bytes_that_are_no_text_and_folders_are_as_good_as_none():
-    path = choice.store({"cpu": Rule(1.0, 1000)})
+    path = backend.store({"cpu": Rule(1.0, 1000)})
     path.write_bytes(b"\xff\xfe\x00")
-    choice._stored.cache_clear()
-    assert choice.rule("cpu") == BUILT_IN["cpu"]
+    backend._stored.cache_clear()
+    assert backend.rule("cpu") == BUILT_IN["cpu"]
     path.unlink()
     path.mkdir()
-    choice._stored.cache_clear()
-    assert choice.rule("cpu") == BUILT_IN["cpu"]
+    backend._stored.cache_clear()
+    assert backend.rule("cpu") == BUILT_IN["cpu"]
 
 
 def test_the_cache_folder(home, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
-    assert choice.place().parent == home / "cache" / "lipschitz-particles"
+    assert backend.place().parent == home / "cache" / "lipschitz-particles"
     for unset in ("", "relative"):  # the standard: a relative path is to be ignored
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        assert choice.place().parent == home / ".cache" / "lipschitz-particles"
+        assert backend.place().parent == home / ".cache" / "lipschitz-particles"
 
 
 # The command
@@ -135,8 +135,8 @@ def test_info_measures_and_keeps(monkeypatch):
     said = info("--benchmark")
     assert "4000     1.0000     0.5000" in said
     assert "--backend auto on cpu: KeOps from 1.6e+07 pairs and up to 2 dimensions, tiles elsewhere" in said
-    assert f"kept in {choice.place()}" in said
-    assert choice.rule("cpu") == Rule(4000**2, 2)
+    assert f"kept in {backend.place()}" in said
+    assert backend.rule("cpu") == Rule(4000**2, 2)
     assert "cpu: KeOps from 1.6e+07 pairs" in info()
     found = json.loads(info("--benchmark", "--json"))
     assert found["timings"][1] == {"device": "cpu", "dimension": 2, "points": 4000, "tiled": 1.0, "keops": 0.5}
@@ -148,7 +148,7 @@ def test_info_says_that_a_rule_cannot_be_kept(home, monkeypatch):
     monkeypatch.setattr(calibration, "timings", lambda device: timed((2, 1000, True)))
     said = info("--benchmark").splitlines()
     assert said[-1].startswith("they could not be kept, so the next process does not know them: ")
-    assert choice.rule("cpu") == BUILT_IN["cpu"]
+    assert backend.rule("cpu") == BUILT_IN["cpu"]
 
 
 def test_without_keops_nothing_is_measured_or_kept(monkeypatch, caplog):
@@ -156,12 +156,12 @@ def test_without_keops_nothing_is_measured_or_kept(monkeypatch, caplog):
         raise OSError("no compiler")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(lazy, "lazy", fail)
+    monkeypatch.setattr(keops, "lazy", fail)
     with caplog.at_level(logging.WARNING):
         said = info("--benchmark")
     assert said.strip() == "nothing is kept: KeOps does not work here"
     assert len(caplog.records) == 1
-    assert not choice.place().exists()
+    assert not backend.place().exists()
 
 
 def test_a_budget_that_is_spent_ends_the_measurement():
@@ -174,13 +174,13 @@ def test_a_budget_that_is_spent_ends_the_measurement():
 @pytest.mark.parametrize(("rule", "backend"), [(Rule(), "tiled"), (Rule(1.0, 100), "keops")])
 def test_a_run_settles_what_auto_is(home, monkeypatch, rule, backend):
     """It is in spec.toml, and a resumed run keeps it whatever the rule is then."""
-    monkeypatch.setattr(lazy, "broken", ["not here"])  # KeOps is chosen, and tiles do it
-    choice.store({"cpu": rule})
+    monkeypatch.setattr(keops, "broken", ["not here"])  # KeOps is chosen, and tiles do it
+    backend.store({"cpu": rule})
     words = ["simulate", "--target", "moons", "--flow", "mmd", "-n", "20", "--output", str(home / "run"), "-q"]
     assert CliRunner().invoke(main, [*words, "--steps", "2"]).exit_code == 0
     spec = tomllib.loads((home / "run" / "spec.toml").read_text())
     assert backend in (spec.get("backend"), spec.get("options", {}).get("backend"))
-    choice.store({"cpu": Rule() if backend == "keops" else Rule(1.0, 100)})
+    backend.store({"cpu": Rule() if backend == "keops" else Rule(1.0, 100)})
     resumed = CliRunner().invoke(main, ["simulate", "--resume", str(home / "run"), "--steps", "4", "-q"])
     assert resumed.exit_code == 0, resumed.output
     again = tomllib.loads((home / "run" / "spec.toml").read_text())
@@ -192,13 +192,13 @@ def test_a_run_settles_what_auto_is(home, monkeypatch, rule, backend):
 def test_a_million_pairs_of_a_million_on_a_gpu(d):
     """10⁶ × 10⁶ by KeOps: some rows are the full sum in float64."""
     from particles.kernels import Distance
-    from particles.pairwise import softmin_gradient
+    from particles.pairwise.sums import softmin_gradient
 
     generator = torch.Generator(device="cuda").manual_seed(0)
     x, y = (torch.randn(10**6, d, device="cuda", generator=generator) for _ in range(2))
     g = torch.zeros(len(y), device="cuda")
     values, gradient = softmin_gradient(x, y, g, Distance(), 0.1, backend="keops")
-    assert not lazy.broken
+    assert not keops.broken
     distance = torch.cdist(x[:8].double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
     torch.testing.assert_close(
         values[:8].double(), -0.1 * torch.logsumexp(-distance / 0.1, 1), rtol=1e-5, atol=1e-5 * math.sqrt(d)

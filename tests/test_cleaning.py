@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from particles.cli import info, main
 
 from particles import simulate
-from particles.build import build
-from particles.specification import Specification
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist, pdist
 from sklearn import datasets
 
-from particles.build import build
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
 from particles.run.folder import Folder
 from particles.run.loop import simulate as loop
-from particles.specification import Specification
 
 TINY = ["-n", "20", "--target-size", "30", "--steps", "4", "--network", "8,8", "--no-figure"]
 

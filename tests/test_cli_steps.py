@@ -17,7 +17,7 @@ from particles.cli import main
 from scipy.spatial.distance import cdist
 
 import particles as pt
-from particles.build import build
+from particles.experiment.build import build
 from particles.plot.overview import figure
 from particles.plot.panels import compare as draw_compare
 from particles.run.folder import Folder

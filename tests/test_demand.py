@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from particles.cli import main
 
 import particles as pt
-from particles import room
-from particles.build import build
-from particles.data import files, machine
+from particles import machine
+from particles.data import files
 from particles.data.tables import read_table
-from particles.demand import Size, disk, memory
-from particles.specification import Specification
+from particles.experiment import resources
+from particles.experiment.build import build
+from particles.experiment.demand import Size, disk, memory
+from particles.experiment.specification import Specification
 
 GB = 1e9
 
@@ -27,9 +28,9 @@ def total(parts):
 
 
 def said(monkeypatch, spec, size, free):
-    monkeypatch.setattr(room, "free_memory", lambda: free)
+    monkeypatch.setattr(resources, "free_memory", lambda: free)
     with pytest.raises(ValueError, match="are free; ") as refused:
-        room.check_memory(spec, size)
+        resources.check_memory(spec, size)
     return str(refused.value)
 
 
@@ -67,11 +68,11 @@ def test_what_would_not_fit_into_memory_is_told_what_would(monkeypatch, name):
     value = re.search(rf"\b{name} = (\w+)", sentence)
     assert value, sentence
     value = value[1] if name == "solver" else int(value[1])
-    room.check_memory(*room._changed(name, value, spec, size))
+    resources.check_memory(*resources._changed(name, value, spec, size))
     if name != "solver":
         milder = value // 2 if name == "log_every" else 2 * value
         with pytest.raises(ValueError, match="are free"):
-            room.check_memory(*room._changed(name, milder, spec, size))
+            resources.check_memory(*resources._changed(name, milder, spec, size))
 
 
 def test_a_file_of_too_many_rows_is_told_how_many_would_fit(monkeypatch):
@@ -86,7 +87,7 @@ def test_several_settings_are_told_where_none_is_enough(monkeypatch):
     found = re.search(r"it fits with batch_size = (\d+) and chunk_size = (\d+)", said(monkeypatch, spec, size, GB))
     assert found
     batch, chunk = map(int, found.groups())
-    room.check_memory(Specification("moons", network=(512, 512), batch_size=batch, chunk_size=chunk), size)
+    resources.check_memory(Specification("moons", network=(512, 512), batch_size=batch, chunk_size=chunk), size)
 
 
 def test_nothing_helps_where_the_rest_is_too_much(monkeypatch):
@@ -99,8 +100,8 @@ def test_from_80_per_cent_on_there_is_a_warning(monkeypatch, caplog):
     needed = total(memory(spec, size))
     for part, warned in ((0.79, False), (0.81, True)):
         caplog.clear()
-        monkeypatch.setattr(room, "free_memory", lambda part=part: needed / part)
-        room.check_memory(spec, size)
+        monkeypatch.setattr(resources, "free_memory", lambda part=part: needed / part)
+        resources.check_memory(spec, size)
         assert bool(caplog.records) == warned
 
 
@@ -145,7 +146,7 @@ def run(*words, code):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(folder, monkeypatch):
     words = ["--target", "moons", "-n", 20_000, "--holdout", 0, "--flow", "mmd", "--steps", 100_000, "--log-every", 10]
-    monkeypatch.setattr(room, "free_disk", lambda path: 1e8)
+    monkeypatch.setattr(resources, "free_disk", lambda path: 1e8)
     told = run("simulate", *words, "-o", "run", code=2)
     value = re.search(r"--snapshot-every = (\d+)", told)
     assert value, told
@@ -177,7 +178,7 @@ def test_a_run_that_is_to_be_replaced_stays_where_the_new_one_would_not_fit(fold
         code=0,
     )
     before = {file: file.read_bytes() for file in Path("run").iterdir()}
-    monkeypatch.setattr(room, "free_disk", lambda path: 5e6)
+    monkeypatch.setattr(resources, "free_disk", lambda path: 5e6)
     words = [
         "--target",
         "moons",
@@ -215,10 +216,10 @@ def test_a_run_beyond_all_memory_is_refused_at_once(folder, words, told):
 
 
 def test_what_a_folder_has_counts_as_free(tmp_path):
-    before = room.free_disk(tmp_path / "run")
+    before = resources.free_disk(tmp_path / "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/x").write_bytes(bytes(5_000_000))
-    assert room.free_disk(tmp_path / "run") == pytest.approx(before, rel=0.05)
+    assert resources.free_disk(tmp_path / "run") == pytest.approx(before, rel=0.05)
 
 
 def test_the_least_of_all_control_groups_counts(tmp_path):
@@ -259,7 +260,7 @@ def test_reading_a_run_needs_less_than_running_it(folder, monkeypatch):
         code=0,
     )
     np.save("x.npy", np.zeros((3, 2)))
-    monkeypatch.setattr(room, "free_memory", lambda: 5e7)
+    monkeypatch.setattr(resources, "free_memory", lambda: 5e7)
     run("transport", "run", "--input", "x.npy", "--output", "y.csv", code=0)
 
 

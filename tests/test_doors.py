@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from particles.cli import main
 
 import particles as pt
-from particles.quality import evaluate
+from particles.quality.evaluate import evaluate
 
 X = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.double)
 A, B = pt.Cloud(X), pt.Cloud(X[:6] * 2)

@@ -20,9 +20,10 @@ from click.testing import CliRunner
 from particles.cli import main
 
 import particles as pt
-from particles import room
+from particles.experiment import resources
+from particles.files import replacing, sweep
 from particles.run import lock
-from particles.run.files import GrowingArray, read_growing, read_series, replacing, sweep, whole_lines
+from particles.run.arrays import GrowingArray, read_growing, read_series, whole_lines
 from particles.run.lock import Locked, locked
 
 SMALL = [
@@ -320,7 +321,7 @@ def mounted(size):
 def disk(monkeypatch):
     """A small file system whose room nobody has foretold, as another process may take it meanwhile."""
     mounted(2 << 20)
-    monkeypatch.setattr(room, "free_disk", lambda path: float("inf"))
+    monkeypatch.setattr(resources, "free_disk", lambda path: float("inf"))
     yield Path("disk")
     subprocess.run(["umount", "--lazy", "disk"], check=True)
 

@@ -15,9 +15,9 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import cross_val_score
 
 from particles import Cloud, Key, energy_distance
-from particles.metrics.findings import ALL
-from particles.metrics.two_sample import two_sample
-from particles.quality import evaluate
+from particles.quality.evaluate import evaluate
+from particles.quality.findings import ALL
+from particles.quality.two_sample import two_sample
 
 KEY = Key.of(0)
 pytestmark = pytest.mark.usefixtures("small_forests")

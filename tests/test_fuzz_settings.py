@@ -9,7 +9,8 @@ from fuzzing import fuzz, spoilt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from particles import repetition
+from particles.experiment import provenance
+from particles.experiment.specification import Specification
 from particles.names import (
     ACTIVATIONS,
     BACKENDS,
@@ -24,7 +25,6 @@ from particles.names import (
     SOLVERS,
     STEPPERS,
 )
-from particles.specification import Specification
 
 FIELDS = {field.name: field for field in dataclasses.fields(Specification)}
 CHOICES = {
@@ -113,7 +113,7 @@ def test_the_options_of_a_run_give_the_run(settings, target):
     except ValueError as error:
         refused(error)
         return
-    found = command.make_context("simulate", repetition.options(spec)).params
+    found = command.make_context("simulate", provenance.options(spec)).params
     assert Specification(**{name: found[name] for name in FIELDS}) == spec
 
 

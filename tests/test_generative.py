@@ -31,12 +31,12 @@ from particles import (
     simulate,
     w2,
 )
-from particles.batches import Stratified
-from particles.build import build
 from particles.data import toy
-from particles.networks.timed import Slopes
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
 from particles.potentials.base import NotFitted
-from particles.specification import Specification
+from particles.proximal.network import Slopes
+from particles.proximal.training import Stratified
 
 POWERS = [1.5, 2.0, 3.0]
 

@@ -25,22 +25,23 @@ from particles import (
     simulate,
     w2,
 )
-from particles.build import build
 from particles.data.export import write
 from particles.divergences import W1
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
 from particles.flows.gradient import GradientFlow
-from particles.metrics import transport as solvers
-from particles.metrics.transport import Unsolved, network_simplex
 from particles.names import DIVERGENCES, find
 from particles.networks.dense import DenseNetwork
+from particles.pairwise import exact as solvers
+from particles.pairwise.exact import Unsolved, network_simplex
 from particles.potentials.kantorovich import ExactKantorovich
 from particles.potentials.kernel import _Dual
 from particles.potentials.neural import NeuralPotential
 from particles.potentials.stacked import StackedPotential
 from particles.potentials.transport import Problem
-from particles.processes import Evolve, Train
+from particles.proximal.training import Train
+from particles.run.process import Evolve
 from particles.run.store import RunError
-from particles.specification import Specification
 
 BAD = 6
 """The step into which something is put that is no number."""

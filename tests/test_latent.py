@@ -12,8 +12,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import StandardScaler
 
 from particles import Key
-from particles.data.autoencoder import AutoencoderLatent, ConvAutoencoderLatent
-from particles.data.latent import Latent, PCALatent, Residual, UserLatent, latent
+from particles.augment.autoencoder import AutoencoderLatent, ConvAutoencoderLatent
+from particles.augment.latent import Latent, PCALatent, Residual, UserLatent, latent
 
 KEY = Key.of(0)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from particles import Memory, Run, simulate
-from particles.build import build
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
 from particles.names import DIVERGENCES, FLOWS, KERNELS, SOURCES, STEPPERS, choose, find, make
-from particles.specification import Specification
 
 SMALL = {"target": "moons", "target_size": 40, "particles": 20, "network": (8, 8), "inner_steps": 2, "log_every": 2}
 

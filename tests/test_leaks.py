@@ -7,9 +7,9 @@ import tracemalloc
 import pytest
 
 from particles import Run, simulate
-from particles.build import build
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
 from particles.run import folder as folders
-from particles.specification import Specification
 
 ROW = 1500
 """The most bytes that a logged row may take in memory: a dictionary of some ten numbers."""

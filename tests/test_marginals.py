@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 
-from particles.augmenter import ParticleAugmenter
-from particles.data.marginals import FEW, PLENTY, Marginals
+from particles.augment.estimator import ParticleAugmenter
+from particles.augment.marginals import FEW, PLENTY, Marginals
 from particles.keys import Key
 
 KEY = Key.of(0)

@@ -184,7 +184,7 @@ def test_heavy_tails_stay_finite():
 
 def test_adam_is_torchs():
     """Against torch.optim.Adam, which takes its steps down."""
-    from particles.potentials.adam import Adam
+    from particles.networks.adam import Adam
 
     ours, theirs = ([normal(3, 2, "w").requires_grad_(), normal(4, 1, "v").requires_grad_()] for _ in range(2))
     a, b = Adam(ours, 1e-2, 0.7), torch.optim.Adam(theirs, 1e-2, betas=(0.7, 0.999))

@@ -15,7 +15,7 @@ from problems import DOUBLE, normal
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from particles import Key, lazy, tiles
+from particles import Key
 from particles.kernels import (
     Distance,
     Gaussian,
@@ -26,7 +26,8 @@ from particles.kernels import (
     Riesz,
     Squared,
 )
-from particles.pairwise import kernel_gradient, kernel_product, softmean, softmin, softmin_gradient
+from particles.pairwise import keops, tiled
+from particles.pairwise.sums import kernel_gradient, kernel_product, softmean, softmin, softmin_gradient
 
 # (the function, its value at distance r, its derivative in r)
 COSTS = [
@@ -48,7 +49,7 @@ KERNELS = [
         for beta in (0.5, 1.0, 1.5)
     ),
 ]
-DIMENSIONS = [1, 2, tiles.DIRECT, tiles.DIRECT + 1, 60]
+DIMENSIONS = [1, 2, tiled.DIRECT, tiled.DIRECT + 1, 60]
 FINITE = [kernel for kernel, _, _ in KERNELS if math.isfinite(kernel.steepness)]
 REPR = {"ids": lambda value: repr(value[0]) if isinstance(value, tuple) else None}
 
@@ -56,12 +57,12 @@ REPR = {"ids": lambda value: repr(value[0]) if isinstance(value, tuple) else Non
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles of 6 × 10 pairs, the last ones smaller; blocks of one or two rows where things are differentiated; cells."""
-    monkeypatch.setitem(tiles.PAIRS, "cpu", 64)
-    monkeypatch.setitem(tiles.RECOMPUTED, "cpu", 64)
-    monkeypatch.setattr(tiles, "CELLED", 4)
-    monkeypatch.setattr(tiles, "STEEP", 0)
-    monkeypatch.setattr(tiles, "COLUMNS", 10)
-    monkeypatch.setattr(lazy, "broken", [])
+    monkeypatch.setitem(tiled.PAIRS, "cpu", 64)
+    monkeypatch.setitem(tiled.RECOMPUTED, "cpu", 64)
+    monkeypatch.setattr(tiled, "CELLED", 4)
+    monkeypatch.setattr(tiled, "STEEP", 0)
+    monkeypatch.setattr(tiled, "COLUMNS", 10)
+    monkeypatch.setattr(keops, "broken", [])
 
 
 def points(d, dtype=DOUBLE, m=23, n=37):
@@ -197,7 +198,7 @@ def test_tiles_do_not_matter(monkeypatch):
 # Derivatives
 
 
-@pytest.mark.parametrize("d", [2, tiles.DIRECT + 1])
+@pytest.mark.parametrize("d", [2, tiled.DIRECT + 1])
 @pytest.mark.parametrize("case", COSTS + KERNELS, **REPR)
 def test_gradients_are_those_of_the_values(case, d):
     x, y = points(d)
@@ -287,7 +288,7 @@ def test_points_of_no_mass_are_left_out(out, backend):
     close(found[0], values.numpy(), 1e-10)
     close(found[1], gradient.numpy(), 1e-10)
     close(softmean(x, y, g, v, Distance(), 0.3, backend=name), mean.numpy(), 1e-10)
-    assert not lazy.broken
+    assert not keops.broken
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -322,7 +323,7 @@ def test_gradients_are_at_most_l(cost, d, dtype, differentiated):
     x[5:15] = y[5:15] + torch.logspace(-9, 0, 10, dtype=dtype)[:, None]
     x.requires_grad_(differentiated)
     norms = softmin_gradient(x, y, numbers(len(y), "g", dtype), cost, 1e-3)[1].detach().norm(dim=1)
-    assert float(norms.max()) <= 3 * (1 + (1e-4 if dtype == torch.float32 and d > tiles.DIRECT else 1e-5))
+    assert float(norms.max()) <= 3 * (1 + (1e-4 if dtype == torch.float32 and d > tiled.DIRECT else 1e-5))
     assert float(norms.max()) >= 2.9
 
 
@@ -344,9 +345,9 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("d", [3, 20])
 def test_memory_is_bounded(monkeypatch, d, spread, differentiated):
     """With 500² pairs in blocks of 10⁴ no tensor has more entries than a block or the results."""
-    monkeypatch.setitem(tiles.PAIRS, "cpu", 10_000)
-    monkeypatch.setitem(tiles.RECOMPUTED, "cpu", 10_000)
-    monkeypatch.setattr(tiles, "COLUMNS", 100)
+    monkeypatch.setitem(tiled.PAIRS, "cpu", 10_000)
+    monkeypatch.setitem(tiled.RECOMPUTED, "cpu", 10_000)
+    monkeypatch.setattr(tiled, "COLUMNS", 100)
     x, y = points(d, m=500, n=500)
     if spread == "two clusters":
         x[::2] += 1000
@@ -435,7 +436,7 @@ def test_power_huber_is_an_infimal_convolution(power):
         assert float(pull[0]) == 0
 
 
-@pytest.mark.parametrize("d", [2, tiles.DIRECT + 1])
+@pytest.mark.parametrize("d", [2, tiled.DIRECT + 1])
 @pytest.mark.parametrize("power", [1.5, 3.0])
 def test_power_huber_has_gradients(power, d):
     x, y = points(d)
@@ -540,7 +541,7 @@ def test_keops_softmin(capfd):
     found = everything("keops"), everything("tiled")
     for ours, theirs in zip(*found):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    assert not lazy.broken
+    assert not keops.broken
     assert capfd.readouterr().out == ""
 
 
@@ -557,7 +558,7 @@ def test_keops_kernel_sums(capfd):
     ):
         ours, theirs = (function(x, y, b, radial, backend=name) for name in ("keops", "tiled"))
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    assert not lazy.broken
+    assert not keops.broken
     assert capfd.readouterr().out == ""
 
 
@@ -565,7 +566,7 @@ def test_without_keops(monkeypatch, caplog):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(lazy, "lazy", fail)
+    monkeypatch.setattr(keops, "lazy", fail)
     x, y = points(2)
     g, v = numbers(len(y), "g"), normal(len(y), 2, "v")
     with caplog.at_level(logging.WARNING):
@@ -581,21 +582,21 @@ def test_without_keops(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "KeOps does not work here, so large sums go by tiles of torch: OSError: no space left"
     ]
-    assert lazy.broken == ["no space left"]
+    assert keops.broken == ["no space left"]
 
 
 @needs_compiler
 def test_an_error_of_the_caller_is_not_one_of_keops():
     with pytest.raises((ValueError, RuntimeError, IndexError)):
         softmean(X, Y, G, Y[:3], Distance(), 1.0, backend="keops")
-    assert not lazy.broken
+    assert not keops.broken
 
 
 PROGRAM = """
 import torch
 from particles.kernels import Distance
-from particles.lazy import broken
-from particles.pairwise import softmin
+from particles.pairwise.keops import broken
+from particles.pairwise.sums import softmin
 x, y = torch.zeros(2, 2, dtype=torch.float64), torch.tensor([[3.0, 4.0], [6.0, 8.0]], dtype=torch.float64)
 for _ in range(2):
     value = softmin(x, y, torch.zeros(2, dtype=torch.float64), Distance(), 2.0, backend="keops")
@@ -626,31 +627,32 @@ def test_keops_in_a_process_of_its_own(tmp_path, lacking):
 @pytest.mark.parametrize("d", [2, 10])
 @pytest.mark.parametrize("epsilon", [0.5, 0.01])
 def test_pairs_that_keep_nothing_say_what_those_say_that_keep_costs(monkeypatch, d, epsilon):
-    from particles import pairwise
     from particles.kernels import Distance
+    from particles.pairwise import sums
 
     x, y = (torch.randn(n, d, generator=Key.of(n).generator(), dtype=torch.double) for n in (300, 200))
     f, g = (torch.randn(n, generator=Key.of(n).fold("dual").generator(), dtype=torch.double) for n in (300, 200))
-    kept = pairwise.Pairs(x, y, Distance())
-    monkeypatch.setattr(pairwise, "KEPT", 0)
-    streamed = pairwise.Pairs(x, y, Distance())
+    kept = sums.Pairs(x, y, Distance())
+    monkeypatch.setattr(sums, "KEPT", 0)
+    streamed = sums.Pairs(x, y, Distance())
     assert kept.costs is not None
     assert streamed.costs is None
     torch.testing.assert_close(streamed.rows(g, epsilon), kept.rows(g, epsilon), rtol=0, atol=1e-12)
     torch.testing.assert_close(streamed.columns(f, epsilon), kept.columns(f, epsilon), rtol=0, atol=1e-12)
     values, slopes = streamed.gradient(g, epsilon)
     torch.testing.assert_close(values, kept.rows(g, epsilon), rtol=0, atol=1e-12)
-    torch.testing.assert_close(slopes, pairwise.softmin_gradient(x, y, g, Distance(), epsilon)[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(slopes, sums.softmin_gradient(x, y, g, Distance(), epsilon)[1], rtol=0, atol=1e-12)
 
 
 def test_a_fit_is_the_same_whether_costs_are_kept_or_not(monkeypatch):
-    from particles import KL, Cloud, pairwise
+    from particles import KL, Cloud
+    from particles.pairwise import sums
     from particles.potentials.transport import TransportPotential
 
     p, q = (Cloud(torch.randn(n, 2, generator=Key.of(n).generator(), dtype=torch.double)) for n in (60, 50))
     found = []
-    for most in (pairwise.KEPT, 0):
-        monkeypatch.setattr(pairwise, "KEPT", most)
+    for most in (sums.KEPT, 0):
+        monkeypatch.setattr(sums, "KEPT", most)
         potential = TransportPotential(KL(), epsilon=0.1, tolerance=1e-9)
         found.append((potential.fit(p, q, Key.of(0))["divergence"], potential.grad(p)))
         assert (potential.slopes is None) == bool(most)  # where nothing is kept, the gradient comes with the fit

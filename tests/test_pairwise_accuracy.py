@@ -6,9 +6,9 @@ import pytest
 import torch
 from problems import DOUBLE, normal
 
-from particles import cells, kept, tiles
 from particles.kernels import Distance, Gaussian, Huber, Squared
-from particles.pairwise import Pairs, kernel_product, softmin, softmin_gradient
+from particles.pairwise import cached, pruning, tiled
+from particles.pairwise.sums import Pairs, kernel_product, softmin, softmin_gradient
 
 UNIT = 2.0**-24
 """The rounding of a number in float32."""
@@ -54,7 +54,7 @@ def test_the_bound_on_rounding(d, kind, epsilon, cost):
     found = softmin_gradient(x, y, g, cost, epsilon)
     alone = softmin(x, y, g, cost, epsilon)
     size = (weight * (g.double().abs() + costs)).sum(1)  # what scores are made of
-    digits = 8 if d <= tiles.DIRECT else 200  # near pairs are expanded up to a tenth of their distance to the mean
+    digits = 8 if d <= tiled.DIRECT else 200  # near pairs are expanded up to a tenth of their distance to the mean
     bound = UNIT * (digits * size + 32 * epsilon)
     for values in (found[0], alone):
         assert bool(((values.double() - value).abs() <= bound + UNIT * value.abs()).all())
@@ -71,22 +71,22 @@ def counted(monkeypatch):
     """The number of pairs that blocks are made of."""
     pairs = [0]
 
-    def squares(self, rows, columns, plain=tiles.Blocks.squares):
+    def squares(self, rows, columns, plain=tiled.Blocks.squares):
         found = plain(self, rows, columns)
         pairs[0] += found[0].numel()
         return found
 
-    monkeypatch.setattr(tiles.Blocks, "squares", squares)
+    monkeypatch.setattr(tiled.Blocks, "squares", squares)
     return pairs
 
 
 @pytest.fixture
 def small_cells(monkeypatch):
     """Blocks of 16 × 64 pairs."""
-    monkeypatch.setitem(tiles.PAIRS, "cpu", 1024)
-    monkeypatch.setattr(tiles, "COLUMNS", 64)
-    monkeypatch.setattr(tiles, "CELLED", 4)
-    monkeypatch.setattr(tiles, "STEEP", 0)
+    monkeypatch.setitem(tiled.PAIRS, "cpu", 1024)
+    monkeypatch.setattr(tiled, "COLUMNS", 64)
+    monkeypatch.setattr(tiled, "CELLED", 4)
+    monkeypatch.setattr(tiled, "STEEP", 0)
 
 
 def clouds(kind, d, m=300, n=700):
@@ -117,7 +117,7 @@ def test_cells_leave_out_what_does_not_matter(small_cells, monkeypatch, d, kind,
     x, y, g = clouds(kind, d)
     value, gradient, _, _ = full(x, y, g, cost, epsilon)
     reach = float(torch.cdist(x, y).max()) if isinstance(cost, Squared) else cost.lipschitz
-    monkeypatch.setitem(cells.BITS, DOUBLE, 24)  # float64 hides no error of the bound by its own rounding
+    monkeypatch.setitem(pruning.BITS, DOUBLE, 24)  # float64 hides no error of the bound by its own rounding
     pairs = counted(monkeypatch)
     values, slopes = softmin_gradient(x, y, g, cost, epsilon)
     visited = pairs[0] / (len(x) * len(y))
@@ -128,14 +128,14 @@ def test_cells_leave_out_what_does_not_matter(small_cells, monkeypatch, d, kind,
         assert visited < {1: 0.2, 2: 0.3, 3: 0.6}[d]
     if kind == "one place":
         assert visited <= 1.1
-    monkeypatch.setitem(cells.BITS, DOUBLE, 53)
+    monkeypatch.setitem(pruning.BITS, DOUBLE, 53)
     torch.testing.assert_close(softmin(x, y, g, cost, epsilon), value, rtol=1e-12, atol=1e-12)
 
 
 def test_cells_are_not_made_of_what_is_not_finite(small_cells):
     x, y, g = clouds("cloud", 2)
     x[5, 0] = math.nan
-    assert tiles.cells(x, y, Distance(), 0.1) is None
+    assert tiled.cells(x, y, Distance(), 0.1) is None
     found = softmin(x, y, g, Distance(), 0.1)
     assert bool(found[5].isnan())
     assert int(found.isnan().sum()) == 1
@@ -144,7 +144,7 @@ def test_cells_are_not_made_of_what_is_not_finite(small_cells):
 def test_cells_are_of_neighbours():
     """Every point is in one cell of the right size, within its box; boxes of a grid do not overlap."""
     x = torch.cartesian_prod(torch.arange(32.0), torch.arange(32.0))[torch.randperm(1024, generator=torch.Generator())]
-    found = cells.Cells(x, 64)
+    found = pruning.Cells(x, 64)
     assert sorted(found.order.tolist()) == list(range(1024))
     for k, order in enumerate(found.order.split(64)):
         torch.testing.assert_close(x[order].amin(0), found.lower[k])
@@ -190,8 +190,8 @@ def test_kept_weights(epsilon, cost, dtype):
 def test_weights_are_kept_while_potentials_are_near(monkeypatch):
     """One matrix of weights for potentials that move by a few ε, a new one for those that moved by 60 binary scores."""
     made = []
-    plain = kept.Weights.__init__
-    monkeypatch.setattr(kept.Weights, "__init__", lambda self, *of: made.append(1) or plain(self, *of))
+    plain = cached.Weights.__init__
+    monkeypatch.setattr(cached.Weights, "__init__", lambda self, *of: made.append(1) or plain(self, *of))
     x, y, g = clouds("cloud", 2)
     pairs = Pairs(x, y, Distance())
     for change in (0.0, 0.1, -0.4, 0.4):

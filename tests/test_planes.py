@@ -6,8 +6,8 @@ import pytest
 import torch
 from problems import DOUBLE, normal
 
-from particles.steppers import planes
-from particles.steppers.planes import balanced
+from particles.steppers import bundle
+from particles.steppers.bundle import balanced
 
 SCALES = {"steep": 1e2, "steepest": 1e8}
 
@@ -62,13 +62,13 @@ def test_the_gap_of_duality_is_closed(kind, count, d, h):
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_steps_are_enough(kind, count, d, h, monkeypatch):
     """It ends by itself, after three steps per plane at most, and no step is made once all is done."""
-    steps, newton = [], planes._newton
+    steps, newton = [], bundle._newton
 
     def counted(curvature, *others):
         steps.append(len(curvature))
         return newton(curvature, *others)
 
-    monkeypatch.setattr(planes, "_newton", counted)
+    monkeypatch.setattr(bundle, "_newton", counted)
     balanced(*problem(300, count, d, kind), h)
     assert len(steps) <= 3 * count
     assert all(steps)
@@ -128,7 +128,7 @@ def test_every_point_has_a_problem_of_its_own(monkeypatch):
     for k in range(7):
         alone = balanced(slopes[k : k + 1], levels[k : k + 1], first[k : k + 1], 10.0)
         torch.testing.assert_close(alone[0], found[k], rtol=0, atol=1e-12)
-    monkeypatch.setattr(planes, "ROWS", 3)
+    monkeypatch.setattr(bundle, "ROWS", 3)
     torch.testing.assert_close(balanced(slopes, levels, first, 10.0), found, rtol=0, atol=1e-12)
 
 

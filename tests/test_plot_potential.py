@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver, QuiverKey
 from particles.cli import main
 
-from particles.build import build
+from particles.experiment.build import build
+from particles.experiment.reopen import CHUNK, landscape, rebuilt, restore
+from particles.experiment.specification import Specification
 from particles.plot import potential
 from particles.plot.levels import HEIGHT
 from particles.plot.style import PARTICLES, TARGET
-from particles.restored import CHUNK, landscape, rebuilt, restore
 from particles.run.reader import Run
-from particles.specification import Specification
 
 TINY = ["-n", "40", "--target-size", "50", "--steps", "6", "--network", "8,8", "--no-figure", "-q"]
 PLACES = np.random.default_rng(0).normal(size=(30, 2))

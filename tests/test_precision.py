@@ -8,10 +8,10 @@ import torch
 from click.testing import CliRunner
 from particles.cli import main
 
-from particles.build import build
-from particles.precision import rounding
+from particles.experiment.build import build
+from particles.experiment.precision import rounding
+from particles.experiment.specification import Specification
 from particles.run.loop import simulate
-from particles.specification import Specification
 
 FLOWS = {
     "lipschitz": {},

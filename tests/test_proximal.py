@@ -26,7 +26,7 @@ from particles import (
 from particles.flows.recording import Recorder, Replay
 from particles.names import STEPPERS, make
 from particles.run.loop import Diverged
-from particles.steppers.proximal import MODES, _length, _longest
+from particles.steppers.jko import MODES, _length, _longest
 
 BOWL = Analytic(lambda t, x: -x, lambda x: x.square().sum(1) / 2)
 KEY = Key.of(0)

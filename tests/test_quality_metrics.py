@@ -11,12 +11,11 @@ from scipy.stats import ks_2samp, norm
 from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from particles import Cloud, Key, energy_distance, nearest_ratio
-from particles.metrics.coverage import expected_coverage, overlap
-from particles.metrics.marginals import correlation_difference, marginal_distances, total_variation
+from particles.metrics.coverage import expected_coverage, overlap, variance_ratio
 from particles.metrics.memorisation import closer_share, copies, distinct, near_copies
-from particles.metrics.spread import variance_ratio
-from particles.metrics.two_sample import auc_interval, two_sample
-from particles.metrics.utility import _values, _weights, train_synthetic_test_real
+from particles.quality.marginals import correlation_difference, marginal_distances, total_variation
+from particles.quality.two_sample import auc_interval, two_sample
+from particles.quality.utility import _values, _weights, train_synthetic_test_real
 
 
 def points(*values):

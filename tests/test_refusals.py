@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from particles.cli import main
 
 from particles import AtRest, Cloud, Folder, Key, ParticleAugmenter, Run, SinkhornKantorovich, Specification, plot
-from particles.build import build
-from particles.data.latent import PCALatent
-from particles.quality import evaluate
+from particles.augment.latent import PCALatent
+from particles.experiment.build import build
+from particles.quality.evaluate import evaluate
 from particles.report.facts import state
 from particles.report.pictures import pictures
 
@@ -144,9 +144,9 @@ def test_an_environment_of_no_process_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "inside"),
     [
-        (["evaluate", "rows.csv", "rows.csv", "--output", "out.md"], "particles.quality.evaluate"),
-        (["transport", "run", "--input", "rows.csv", "--output", "out.csv"], "particles.restored.rebuilt"),
-        (["augment", "rows.csv", "--output", "out.csv"], "particles.augmentation.Augmentation"),
+        (["evaluate", "rows.csv", "rows.csv", "--output", "out.md"], "particles.quality.evaluate.evaluate"),
+        (["transport", "run", "--input", "rows.csv", "--output", "out.csv"], "particles.experiment.reopen.rebuilt"),
+        (["augment", "rows.csv", "--output", "out.csv"], "particles.augment.generator.Augmentation"),
     ],
 )
 def test_an_interrupt_leaves_nothing(monkeypatch, words, inside):

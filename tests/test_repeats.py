@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from particles.cli import main
 from scipy import stats
 
-from particles.build import build
-from particles.repeats import Folders, dissent, seeds, together
+from particles.experiment.build import build
+from particles.experiment.repeats import Folders, dissent, seeds, together
+from particles.experiment.specification import Specification
 from particles.run.folder import Folder
-from particles.specification import Specification
 
 SMALL = ["--target", "moons", "-n", 20, "--target-size", 30, "--network", "8,8", "--inner-steps", 2, "--no-figure"]
 SMALL += ["--log-every", 1, "--checkpoint-every", 5]

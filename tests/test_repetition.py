@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from particles.cli import main
 from particles.cli.simulate import command as simulate
 
-from particles.build import build
-from particles.repetition import changes, command, options
-from particles.specification import Specification
+from particles.experiment.build import build
+from particles.experiment.provenance import changes, command, options
+from particles.experiment.specification import Specification
 
 TINY = ["-n", "20", "--target-size", "30", "--steps", "4", "--network", "8,8", "--no-figure", "--quiet"]
 RUNS = {

@@ -14,16 +14,16 @@ import pytest
 from click.testing import CliRunner
 from particles.cli import main
 
-from particles.metrics.titles import QUALITY
+from particles.experiment.provenance import command
+from particles.experiment.specification import Specification
+from particles.metrics.summary import QUALITY
 from particles.plot.projection import projection
-from particles.repetition import command
 from particles.report import facts
 from particles.report.charts import charts
 from particles.report.page import report
 from particles.report.pictures import pictures
 from particles.report.player import FRAMES, ROWS, ZOOM, Box, pixels, players
 from particles.run.reader import Run
-from particles.specification import Specification
 
 TINY = ["--target-size", "40", "--steps", "12", "--network", "8,8", "--no-figure", "--quiet"]
 HOSTILE = "</script><img src=x onerror=alert(1)>"

@@ -29,10 +29,11 @@ from particles import (
     simulate,
     w2,
 )
-from particles.build import build
 from particles.data.tables import array_table
-from particles.run.files import GrowingArray, replacing
-from particles.specification import Specification
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
+from particles.files import replacing
+from particles.run.arrays import GrowingArray
 
 
 def evolve(field, n=4):

@@ -12,12 +12,13 @@ import torch
 from problems import normal
 from test_laws import FLOW_SETTINGS
 
-from particles import Cloud, GradientFlow, Key, Memory, generative, methods, simulate, w2
-from particles.build import build
+from particles import Cloud, GradientFlow, Key, Memory, simulate, w2
+from particles.experiment import assemble, proximal
+from particles.experiment.build import build
+from particles.experiment.specification import Specification
 from particles.names import DIVERGENCES
-from particles.networks.timed import TimedNetwork
-from particles.processes import Evolve
-from particles.specification import Specification
+from particles.proximal.network import TimedNetwork
+from particles.run.process import Evolve
 from particles.steppers.euler import Euler
 
 TARGET = normal(24, 3, "target").numpy() @ np.array([[1, 0.5, 0], [0, 1, 0.3], [0, 0, 1]])
@@ -278,13 +279,13 @@ def test_every_particle_comes_to_the_only_target_point(flow, dtype):
     source, target = Cloud(torch.as_tensor(SOURCE, dtype=kind)), Cloud(torch.as_tensor(TARGET[:1], dtype=kind))
     spec = Specification(target="x", dtype=dtype, **SMALL | FLOWS[flow] | {"steps": 80, "halving": 2.0})
     if spec.flow == "proximal":
-        settled = generative.settled(
+        settled = proximal.settled(
             Specification(target="x", **SMALL | FLOWS[flow] | {"alpha": 0.05}), source, target, Key.of(0)
         )
-        end = simulate(generative.process(settled, source, target, Key.of(0)), settled.time_steps).cloud
+        end = simulate(proximal.process(settled, source, target, Key.of(0)), settled.time_steps).cloud
     else:
-        spec = methods.settled(spec, target, Key.of(0))
-        end = simulate(methods.process(spec, source, target, Key.of(0)), 80).cloud
+        spec = assemble.settled(spec, target, Key.of(0))
+        end = simulate(assemble.process(spec, source, target, Key.of(0)), 80).cloud
     far = float((source.x - target.x).norm(dim=1).max())
     left = (1 - 0.1) ** 80 * far if flow == "w2" else spec.epsilon or 0.0
     assert float((end.x - target.x).norm(dim=1).max()) <= left * (1 + 1e-3) + 1e-3 * far
@@ -311,8 +312,8 @@ WIDE = 50_000
 def wide(flow):
     q, p = (Cloud(normal(6, WIDE, name, torch.float32)) for name in ("wide target", "wide source"))
     known = Specification(target="x", **SMALL | {"network": (4, 4), "steps": 2} | FLOWS[flow])
-    maker = generative if known.flow == "proximal" else methods
-    spec = generative.settled(known, p, q, Key.of(0)) if maker is generative else methods.settled(known, q, Key.of(0))
+    maker = proximal if known.flow == "proximal" else assemble
+    spec = proximal.settled(known, p, q, Key.of(0)) if maker is proximal else assemble.settled(known, q, Key.of(0))
     return spec, p, q, maker.process(spec, p, q, Key.of(0))
 
 
@@ -400,8 +401,8 @@ def test_a_potential_of_one_point_and_one_point():
     for kind in (torch.float32, torch.float64):
         target = Cloud(torch.zeros(1, 2, dtype=kind))
         source = Cloud(torch.tensor([[3.0, 4.0]], dtype=kind))
-        spec = methods.settled(Specification(target="x", flow="transport", radius=0.0), target, Key.of(0))
-        potential = methods.transport(spec, target, Key.of(0))
+        spec = assemble.settled(Specification(target="x", flow="transport", radius=0.0), target, Key.of(0))
+        potential = assemble.transport(spec, target, Key.of(0))
         info = potential.fit(source, target, Key.of(0))
         assert float(info["divergence"]) == pytest.approx(5.0, rel=1e-5)
         torch.testing.assert_close(potential.grad(source), torch.tensor([[0.6, 0.8]], dtype=kind), rtol=1e-5, atol=1e-5)

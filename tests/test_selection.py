@@ -10,13 +10,11 @@ import pytest
 from scipy.stats import sem
 from sklearn.datasets import make_moons
 
-from particles import augmentation, selection
-from particles.augmentation import COPYING, FEW, Augmentation, Recipe
-from particles.blockwise import FlowSettings
-from particles.data.marginals import Marginals
-from particles.data.starts import STARTS, Mixture, Start, fit_start
-from particles.keys import Key
-from particles.selection import (
+from particles.augment import generator, selection
+from particles.augment.block_flow import FlowSettings
+from particles.augment.generator import COPYING, FEW, Augmentation, Recipe
+from particles.augment.marginals import Marginals
+from particles.augment.selection import (
     EVIDENCE,
     LEAST,
     PLENTY,
@@ -31,6 +29,8 @@ from particles.selection import (
     try_out,
     wide_enough,
 )
+from particles.augment.starts import STARTS, Mixture, Start, fit_start
+from particles.keys import Key
 
 KEY = Key.of(0)
 SMALL = FlowSettings(widths=(16, 16))
@@ -424,7 +424,7 @@ def test_rows_tried_out_are_distinct(monkeypatch):
         seen.extend(classes)
         return try_out(classes, *rest)
 
-    monkeypatch.setattr(augmentation, "try_out", spy)
+    monkeypatch.setattr(generator, "try_out", spy)
     table, group = frame((15, 12))
     twice = np.repeat(np.arange(27), 3)
     Augmentation(table.iloc[twice], group[twice], [5, 5], Recipe(method="kde", settings=SMALL), KEY)
@@ -501,7 +501,7 @@ def test_copies_are_passed_over_where_there_are_others():
 
 
 def test_more_particles_than_a_discriminator_sees_are_carried(monkeypatch):
-    monkeypatch.setattr(augmentation, "MOST", 110)
+    monkeypatch.setattr(generator, "MOST", 110)
     made = augmented((20, 12), (300, 50), method="flow", start="gaussian", stop=10)
     assert [len(x) for x in made.flowed.points[0]] == [110, 100]
     assert np.bincount(made.group).tolist() == [300, 50]

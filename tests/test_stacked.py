@@ -13,7 +13,7 @@ from problems import convex_program, normal
 from torch.nn import functional
 
 from particles import KL, W1, Alpha, Cloud, DenseNetwork, JensenShannon, Key, NeuralPotential, ReverseKL
-from particles.blockwise import FlowSettings, flow
+from particles.augment.block_flow import FlowSettings, flow
 from particles.names import ACTIVATIONS as NAMES
 from particles.networks.stacked import StackedNetwork, operator_norms
 from particles.potentials.stacked import Layout, StackedPotential

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist, pdist
 from sklearn.covariance import LedoitWolf
 
-from particles.data.starts import STARTS, TINY, Mixture, Spread, Start, best_bandwidth, fit_start, neighbour_distance
+from particles.augment.starts import STARTS, TINY, Mixture, Spread, Start, best_bandwidth, fit_start, neighbour_distance
 from particles.keys import Key
 
 KEY = Key.of(0)

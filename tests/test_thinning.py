@@ -12,8 +12,8 @@ from particles import cloud as clouds
 from particles.data import tables
 from particles.report.facts import sentence, settings, state
 from particles.report.player import players
+from particles.run.folder import thinned
 from particles.run.reader import Run
-from particles.run.thinning import thinned
 
 
 @pytest.fixture

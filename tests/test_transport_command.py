@@ -27,8 +27,8 @@ from particles import (
     simulate,
     transport,
 )
-from particles.build import build
 from particles.data.export import write
+from particles.experiment.build import build
 from particles.names import STEPPERS
 from particles.run.store import RunError
 

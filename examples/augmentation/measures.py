@@ -18,12 +18,11 @@ from sklearn.svm import SVC
 
 from particles.cloud import Cloud
 from particles.keys import Key
-from particles.metrics.coverage import overlap
+from particles.metrics.coverage import overlap, variance_ratio
+from particles.metrics.distances import w2
 from particles.metrics.energy import energy_distance
 from particles.metrics.memorisation import closer_share, copies, near_copies, nearest_ratio
-from particles.metrics.spread import variance_ratio
-from particles.metrics.transport import w2
-from particles.metrics.two_sample import two_sample
+from particles.quality.two_sample import two_sample
 
 TUNED = {
     "lr": {"C": [0.01, 0.1, 1, 10, 100]},

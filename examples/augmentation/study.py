@@ -50,10 +50,10 @@ from tqdm import tqdm
 from particles.cloud import Cloud
 from particles.keys import Key
 from particles.metrics.energy import energy_distance
-from particles.metrics.manifold import manifold_distance
+from particles.metrics.memorisation import manifold_distance
 
 try:
-    from particles.augmenter import ParticleAugmenter
+    from particles.augment.estimator import ParticleAugmenter
 except ImportError:  # the other methods can be run without it
     ParticleAugmenter = None
 
@@ -346,7 +346,7 @@ def main() -> None:
         print(f"no MNIST digits at {options.mnist}: left out; name them with --mnist")
         wanted = [t for t in wanted if not t.data.startswith("mnist")]
     if ParticleAugmenter is None:
-        print("there is no particles.augmenter: the other methods alone are run")
+        print("there is no particles.augment.estimator: the other methods alone are run")
         wanted = [t for t in wanted if t.method not in OURS]
     path = options.output / "rows.csv"
     there = done(path, again)

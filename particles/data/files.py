@@ -23,9 +23,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
-from particles.data.damage import UNREADABLE, first_line
-from particles.data.machine import free_memory
-from particles.data.text import Rows, check_names, read_csv
+from particles.data.csv_text import Rows, check_names, read_csv
+from particles.files import UNREADABLE, first_line
+from particles.machine import free_memory
 
 logger = logging.getLogger("particles")
 

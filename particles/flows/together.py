@@ -13,9 +13,9 @@ from particles.flows.base import Flow
 from particles.flows.captured import obstacle
 from particles.flows.gradient import GradientFlow
 from particles.keys import Key
+from particles.networks.adam import Adam
 from particles.networks.dense import DenseNetwork
 from particles.networks.stacked import StackedNetwork
-from particles.potentials.adam import Adam
 from particles.potentials.base import Info
 from particles.potentials.neural import NeuralPotential
 

@@ -7,9 +7,9 @@ import math
 from particles.cloud import Cloud
 from particles.keys import Key
 from particles.metrics.counted import counted
+from particles.metrics.distances import w2
 from particles.metrics.energy import energy_distance
 from particles.metrics.memorisation import nearest_ratio
-from particles.metrics.transport import w2
 
 SIZE = 2000
 """The most points of a cloud that distances are measured on."""
@@ -44,3 +44,18 @@ def summarise(particles: Cloud, target: Cloud, holdout: Cloud | None, key: Key, 
             "energy_floor": energy_distance(q, h),
         }
     return found
+
+
+QUALITY = {
+    "w2_target": ("W2 to the target", "2-Wasserstein distance from the particles to the rows that they were driven to"),
+    "w2_holdout": ("W2 to held-out target", "the same to target rows that the flow never saw"),
+    "w2_floor": ("  the target's own", "from the target to its held-out rows: what no honest method beats by much"),
+    "energy_target": ("energy distance to the target", "another distance, 0 for equal laws, easy on samples"),
+    "energy_holdout": ("energy distance to held-out target", "the same to target rows that the flow never saw"),
+    "energy_floor": ("  the target's own", "from the target to its held-out rows"),
+    "nearest_ratio": (
+        "nearest-neighbour ratio (1 as fresh data, 0 copies)",
+        "how far particles are from target rows, over how far held-out rows are, medians",
+    ),
+}
+"""A title, indented where it belongs to the one above, and a meaning for each number of ``metrics.summary.summarise``."""

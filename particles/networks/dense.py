@@ -13,7 +13,6 @@ from torch.nn import functional
 from particles.keys import ROOT, Key
 from particles.networks.activations import ACTIVATIONS
 from particles.networks.lipschitz import Bounded, BoundedRows, BoundedWeight
-from particles.networks.products import back, outer
 
 Pull = Callable[[Tensor, bool, bool], tuple[list[Tensor], Tensor | None]]
 
@@ -147,3 +146,15 @@ class DenseNetwork(nn.Module):
 
 def _choose(values: Tensor, label: Tensor | None) -> Tensor:
     return values[:, 0] if label is None else values.gather(1, label[:, None])[:, 0]
+
+
+def outer(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """What goes back into a weight, with shape (..., outputs, inputs): the gradient, (..., n, outputs), transposed, times the inputs."""
+    if inputs.shape[-1] < gradient.shape[-1]:
+        return (inputs.mT @ gradient).mT.contiguous()
+    return gradient.mT @ inputs
+
+
+def back(gradient: Tensor, weight: Tensor) -> Tensor:
+    """What goes back into the inputs, with shape (..., n, inputs): the gradient times the weight."""
+    return gradient @ weight.mT.contiguous().mT

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from particles.keys import ROOT, Key
 from particles.networks.activations import ACTIVATIONS
+from particles.networks.dense import back, outer
 from particles.networks.lipschitz import operator_norms
-from particles.networks.products import back, outer
 
 Pull = Callable[[Tensor, bool, bool], tuple[list[Tensor], Tensor | None]]
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from particles.plot import captions
+from particles.plot import style
 from particles.plot.style import HOLDOUT, PARTICLES, PATH, TARGET, as_run, bare
 from particles.run.reader import Run
 
@@ -70,7 +70,7 @@ def diagnostics(run: Run | Path | str | np.ndarray) -> Figure:
     figure = Figure(figsize=(5.4, 0.9 + 1.35 * len(chosen)), layout="constrained")
     draw(run, chosen, figure.subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0])
     figure.align_ylabels()
-    figure.suptitle(textwrap.fill(captions.title(run), 60), fontsize=10, parse_math=False)
+    figure.suptitle(textwrap.fill(style.title(run), 60), fontsize=10, parse_math=False)
     return figure
 
 
@@ -86,7 +86,7 @@ def draw(run: Run, chosen: list[Curve], axes: np.ndarray) -> None:
     """A curve on each of the axes, which share theirs below."""
     for ax, curve in zip(axes, chosen):
         _draw(run, curve, ax)
-    axes[-1].set_xlabel("step of training" if captions.trains(run) else "step")
+    axes[-1].set_xlabel("step of training" if style.trains(run) else "step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
 
 

@@ -12,9 +12,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from particles.experiment.reopen import landscape
 from particles.plot.curves import curves
 from particles.plot.style import PARTICLES, PATH, POINTS, TARGET, as_run, dots, legend, levels, panel, spread
-from particles.restored import landscape
 from particles.run.reader import Run
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from particles.files import replacing
 from particles.plot import film
 from particles.plot.paths import COLORS
 from particles.plot.projection import Chosen
 from particles.plot.scene import Scene
 from particles.plot.style import as_run
-from particles.run.files import replacing
 from particles.run.reader import Run
 
 SAMPLES = 8

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from particles.plot import captions
+from particles.plot import style
 from particles.plot.curves import curves, draw
 from particles.plot.paths import trajectories
 from particles.plot.projection import projection
@@ -46,5 +46,5 @@ def figure(run: Run | Path | str) -> Figure:
     if chosen:
         draw(run, chosen, parts[1].subplots(len(chosen), 1, sharex=True, squeeze=False)[:, 0])
         parts[1].align_ylabels()
-    canvas.suptitle(captions.title(run), fontsize=11, parse_math=False)
+    canvas.suptitle(style.title(run), fontsize=11, parse_math=False)
     return canvas

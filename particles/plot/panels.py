@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from particles.plot.bins import beyond, edges, heights, window
-from particles.plot.captions import short
 from particles.plot.grid import grid, settle, share
 from particles.plot.paths import checked_color, dress, trajectories
 from particles.plot.projection import Chosen, Projection
@@ -28,6 +27,7 @@ from particles.plot.style import (
     dots,
     legend,
     levels,
+    short,
     spread,
 )
 from particles.run.reader import Run

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
-from particles.plot import captions
+from particles.plot import style
 from particles.plot.curves import STILL, curves
 from particles.plot.paths import dress
 from particles.plot.projection import Chosen, Projection, projection
@@ -110,7 +110,7 @@ class Scene:
         colors = class_colors(names)
         self.moving: list[Any] = []
         self._strip(colors) if self.project is None else self._cloud(self.project, colors, places)
-        if title := captions.title(run):
+        if title := style.title(run):
             self.figure.suptitle(
                 textwrap.fill(title, int(14 * self.figure.get_figwidth())), fontsize=9, parse_math=False
             )
@@ -324,7 +324,7 @@ def metric(run: Run, inset: str | None) -> str | None:
 
     if inset is None:
         return None
-    if captions.trains(run):
+    if style.trains(run):
         if inset == "auto":
             return None
         raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from particles.plot.projection import Chosen, projection
-from particles.run.files import read_growing
+from particles.run.arrays import read_growing
 from particles.run.reader import Run
 
 BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)

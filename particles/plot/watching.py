@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from particles.data.damage import UNREADABLE, first_line
-from particles.run.files import replacing
+from particles.files import UNREADABLE, first_line, replacing
 from particles.run.lock import busy
 from particles.run.reader import Run
 

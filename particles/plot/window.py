@@ -11,7 +11,7 @@ from matplotlib import pyplot
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 
-from particles.run.files import replacing
+from particles.files import replacing
 
 DATES: dict[str, dict[str, Any]] = {
     "png": {},

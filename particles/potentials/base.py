@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from particles.cloud import Cloud
-from particles.keys import Key
+from particles.keys import ROOT, Key
 
 Info = dict[str, Tensor | float]
 """Scalars for the reader of a run. Tensors stay on their device until a step is logged."""
@@ -69,3 +70,19 @@ def unlabelled(fitted: tuple[Cloud, Cloud] | None) -> dict[str, Any] | None:
 def recalled(particles: dict[str, Any] | None, q: Cloud) -> tuple[Cloud, Cloud] | None:
     """The two clouds that a potential was fitted to, from its ``record``."""
     return None if particles is None else (Cloud(**particles), q)
+
+
+def realised_lipschitz(potential: Potential, p: Cloud, q: Cloud, key: Key = ROOT) -> float:
+    r"""The largest :math:`\|\nabla\varphi\|` at the points of both clouds, and as many between them: a lower bound of φ's Lipschitz constant.
+
+    Arguments:
+        potential: A potential that has been fitted.
+        p: One cloud.
+        q: The other.
+        key: Draws pairs of points (of one class, where there are classes in both), and a place between them.
+    """
+    size = min(len(p), len(q))
+    a, b = p.draw(size, key.fold("p")), q.draw(size, key.fold("q"))
+    part = torch.rand(size, 1, generator=key.fold("part").generator(), dtype=torch.double).to(a.x)
+    between = Cloud(torch.lerp(a.x, b.x, part), a.label)
+    return max(float(potential.grad(cloud).square().sum(1).max().sqrt()) for cloud in (p, q, between))

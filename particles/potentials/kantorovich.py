@@ -21,11 +21,11 @@ from particles.cloud import Cloud, mean_square
 from particles.divergences import W1
 from particles.kernels import Squared
 from particles.keys import Key
-from particles.lazy import choose_backend
-from particles.metrics.transport import hush, network_simplex
+from particles.networks.adam import Adam
 from particles.networks.dense import DenseNetwork
-from particles.pairwise import check_epsilon, softmin, softmin_gradient
-from particles.potentials.adam import Adam
+from particles.pairwise.exact import hush, network_simplex
+from particles.pairwise.keops import choose_backend
+from particles.pairwise.sums import check_epsilon, softmin, softmin_gradient
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
 from particles.potentials.neural import NetworkPotential
 from particles.potentials.transport import Problem, charged, self_transport

@@ -23,10 +23,10 @@ from particles.cloud import Cloud
 from particles.divergences import KL, W1, Alpha, Divergence
 from particles.kernels import Kernel
 from particles.keys import Key
-from particles.lazy import choose_backend
-from particles.pairwise import kernel_gradient, kernel_product
+from particles.pairwise.keops import choose_backend
+from particles.pairwise.sharded import shared_kernel_product
+from particles.pairwise.sums import kernel_gradient, kernel_product
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
-from particles.potentials.shared import shared_kernel_product
 
 EXACT = 2000
 """The largest number of target points for which the kernel matrix is made and factorised; above, conjugate gradients do."""

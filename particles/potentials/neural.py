@@ -13,9 +13,9 @@ from particles import shards
 from particles.cloud import Cloud
 from particles.divergences import Divergence
 from particles.keys import Key
+from particles.networks.adam import Adam
 from particles.networks.dense import Pull
 from particles.networks.lipschitz import slope_penalty
-from particles.potentials.adam import Adam
 from particles.potentials.base import Info, Potential
 
 logger = logging.getLogger("particles")

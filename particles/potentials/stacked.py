@@ -11,8 +11,8 @@ from torch import Tensor
 from particles.cloud import Cloud
 from particles.divergences import Divergence
 from particles.keys import Key
+from particles.networks.adam import Adam
 from particles.networks.stacked import StackedNetwork
-from particles.potentials.adam import Adam
 from particles.potentials.base import Info, Potential
 
 

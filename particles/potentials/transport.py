@@ -34,10 +34,10 @@ from particles.cloud import Cloud, mean_square
 from particles.divergences import W1, Divergence
 from particles.kernels import Distance, Huber, Radial
 from particles.keys import Key
-from particles.lazy import choose_backend
-from particles.pairwise import check_epsilon, softmin, softmin_gradient
+from particles.pairwise.keops import choose_backend
+from particles.pairwise.sharded import SharedPairs, shared_softmin
+from particles.pairwise.sums import check_epsilon, softmin, softmin_gradient
 from particles.potentials.base import Info, NotFitted, Potential, recalled, restored, unlabelled
-from particles.potentials.shared import SharedPairs, shared_softmin
 
 COARSER = 4
 """The factor in the number of points from one level of a cold start to the next."""

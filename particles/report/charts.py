@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from particles.plot import captions
+from particles.plot import style
 from particles.plot.curves import STILL, Curve, curves
 from particles.plot.style import CLASSES, PATH, spread
 from particles.report.facts import number
@@ -80,12 +80,10 @@ def charts(runs: dict[str, Run]) -> list[Chart]:
     found: dict[tuple[str, str, bool], list[tuple[int, Run, Curve]]] = {}
     for i, run in enumerate(runs.values()):
         for curve in curves(run):
-            found.setdefault((plain(curve.label), plain(curve.unit), captions.trains(run)), []).append((i, run, curve))
+            found.setdefault((plain(curve.label), plain(curve.unit), style.trains(run)), []).append((i, run, curve))
     titles = [title for title, _, _ in found]
     ordered = sorted(found.items(), key=lambda item: titles.index(item[0][0]))
-    last = {
-        trained: _last([run for run in runs.values() if captions.trains(run) == trained]) for trained in (False, True)
-    }
+    last = {trained: _last([run for run in runs.values() if style.trains(run) == trained]) for trained in (False, True)}
     return [_chart(*key, known, list(runs), last[key[2]]) for key, known in ordered]
 
 

@@ -6,9 +6,9 @@ import json
 import math
 from typing import Any
 
-from particles.data.damage import UNREADABLE
-from particles.metrics.titles import QUALITY
-from particles.plot import captions
+from particles.files import UNREADABLE
+from particles.metrics.summary import QUALITY
+from particles.plot import style
 from particles.run.lock import busy
 from particles.run.reader import Run
 
@@ -64,7 +64,7 @@ def state(run: Run) -> str:
         return ""
     if any(run.path.glob("diverged.*")):
         return f"The run diverged; its last snapshot is that of step {int(run.steps[-1])}."
-    reached = f"step {int(run.steps[-1]):,}" + ("" if captions.trains(run) else f" of {int(run.spec['steps']):,}")
+    reached = f"step {int(run.steps[-1]):,}" + ("" if style.trains(run) else f" of {int(run.spec['steps']):,}")
     if busy(run.path):
         return f"The run still goes on: this is what there was at {reached}."
     if not any(run.path.glob("particles.*")):
@@ -99,9 +99,9 @@ def sentence(run: Run) -> str:
         "" if run.label is None else f" of {count(len(set(run.label.tolist())), 'class').replace('classs', 'classes')}"
     )
     found = (
-        f"{count(run.total, 'particle')}{classes} moved from {captions.short(spec['source'])} towards "
-        f"{captions.short(spec['target'])}, {count(len(run.target), 'row')}{held} in "
-        f"{count(len(run.columns), 'column')}, in {captions.steps(run)} ({captions.method(spec)})."
+        f"{count(run.total, 'particle')}{classes} moved from {style.short(spec['source'])} towards "
+        f"{style.short(spec['target'])}, {count(len(run.target), 'row')}{held} in "
+        f"{count(len(run.columns), 'column')}, in {style.steps(run)} ({style.method(spec)})."
     )
     return found + (f" W2 to the target is {fall(run)}, in flow units." if fall(run) else "")
 
@@ -125,7 +125,7 @@ def settings(run: Run) -> list[tuple[str, str]]:
         "Lipschitz bound L": bounded if spec["flow"] in ("lipschitz", "transport", "kernel", "proximal") else None,
         "constraint": spec["constraint"] if spec["flow"] in ("lipschitz", "proximal") else None,
         "stepper": None if learnt else spec["stepper"],
-        "steps": captions.steps(run),
+        "steps": style.steps(run),
         "decay of the step size": f"halved after {spec['decay']:g} steps" if math.isfinite(spec["decay"]) else None,
         "time at the end": number(float(run.times[-1])),
         "seed": str(spec["seed"]),

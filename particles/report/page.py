@@ -12,14 +12,14 @@ from typing import Any
 
 import jinja2
 
-from particles.repetition import changes, command
+from particles.experiment.provenance import changes, command
+from particles.experiment.specification import Specification
+from particles.files import replacing
 from particles.report import facts
 from particles.report.charts import charts, table
 from particles.report.pictures import pictures, side_by_side
 from particles.report.player import players
-from particles.run.files import replacing
 from particles.run.reader import Run
-from particles.specification import Specification
 
 SCRIPTS = ("numbers.js", "cloud.js", "player.js", "controls.js")
 

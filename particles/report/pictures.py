@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from particles import plot
 from particles.plot.curves import curves
-from particles.plot.embedded import embedded
 from particles.report.facts import count, ends, measured, number
 from particles.report.player import pixels
 from particles.run.reader import Run
@@ -139,3 +142,29 @@ def _drawn(title: str, draw: Callable[[], Any], words: str) -> Picture:
         return Picture(title, embedded(figure), words, bool(width > 1.8 * height))
     except Exception as error:
         return Picture(title, "", f"This picture could not be drawn: {' '.join(str(error).split())}")
+
+
+LARGE = 120_000
+"""The size in bytes above which lines become pixels."""
+
+
+DPI = 150
+
+
+def embedded(figure: Figure) -> str:
+    """A figure as the address of an image that has everything in it: SVG if that is small, else PNG.
+
+    The same figure gives the same text.
+    """
+    drawn = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "particles"}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    if len(drawn.getvalue()) <= LARGE:
+        return _address("svg+xml", drawn.getvalue())
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    return _address("png", drawn.getvalue())
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -26,21 +26,15 @@ import numpy as np
 import torch
 
 from particles.cloud import Cloud
-from particles.data.damage import UNREADABLE, first_line
 from particles.data.export import write
 from particles.data.tables import Schema
+from particles.files import UNREADABLE, first_line, replacing, settle, sweep
 from particles.flows.recording import Tape
-from particles.processes import Process, State
-from particles.run.files import (
-    FILES,
-    GrowingArray,
-    read_growing,
-    read_series,
-    replacing,
-    settle,
-    sweep,
-)
+from particles.keys import Key
+from particles.names import EXPORTS
+from particles.run.arrays import GrowingArray, read_growing, read_series
 from particles.run.lock import locked
+from particles.run.process import Process, State
 from particles.run.recording import Recording
 from particles.run.store import Row, RunError, Store, writing
 
@@ -311,3 +305,55 @@ def _write(path: Path, rows: list[Row]) -> None:
         writer = csv.DictWriter(file, list(_columns(rows)), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+FILES = (
+    "spec.toml",
+    "data.npz",
+    "series.csv",
+    "trajectory.npy",
+    "trajectory.csv",
+    "checkpoint.pt",
+    "summary.json",
+    "figure.png",
+    *(f"{name}.{kind}" for kind in EXPORTS for name in ("particles", "carried", "diverged")),
+)
+"""The names of the files of a run folder."""
+
+
+def check_ordinary(folder: Path) -> None:
+    """Raises ValueError if a file of a run folder is something else by now, such as a pipe, on which a reader would wait forever."""
+    for name in FILES:
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is no ordinary file; put the run's own back, or repeat the run")
+
+
+def thinned(cloud: Cloud, most: int | None, key: Key) -> torch.Tensor | None:
+    """The rows of at most ``most`` particles, ascending, or ``None`` for all; the same share of each class and of the carried ones.
+
+    Every group has one particle at least, as far as there are as many as groups.
+    """
+    if most is None or most >= len(cloud):
+        return None
+    group = torch.zeros(len(cloud), dtype=torch.long) if cloud.label is None else cloud.label.cpu().clone()
+    if cloud.carried:
+        group[-cloud.carried :] += int(group.max()) + 1
+    counts = group.bincount()
+    shares = _dealt(counts, most)
+    chosen = []
+    for g in counts.nonzero()[:, 0].tolist():
+        members = (group == g).nonzero()[:, 0]
+        chosen.append(members[key.fold(g).choice(len(members), int(shares[g]))])
+    return torch.cat(chosen).sort().values
+
+
+def _dealt(counts: torch.Tensor, most: int) -> torch.Tensor:
+    """``most`` dealt out to groups in the proportion of their counts (largest remainders), none left out that can be helped."""
+    wanted = most * counts.double() / counts.sum()
+    shares = wanted.floor().long()
+    shares[(shares - wanted).argsort(stable=True)[: most - int(shares.sum())]] += 1
+    for missing in ((shares == 0) & (counts > 0)).nonzero()[:, 0]:
+        if shares.max() > 1:
+            shares[shares.argmax()] -= 1
+            shares[missing] = 1
+    return shares

@@ -14,9 +14,9 @@ import torch
 
 from particles import shards
 from particles.cloud import Cloud
+from particles.machine import keep_freed_memory
 from particles.potentials.base import Info
-from particles.processes import Process, State
-from particles.run.allocator import keep_freed_memory
+from particles.run.process import Process, State
 from particles.run.store import Memory, Row, RunError, Store
 
 logger = logging.getLogger("particles")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from particles.cloud import Cloud
 from particles.keys import Key
-from particles.processes import State
+from particles.run.process import State
 from particles.run.store import Row
 
 logger = logging.getLogger("particles")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from particles.data.damage import UNREADABLE, first_line
-from particles.run.files import check_ordinary, read_growing, whole_lines
+from particles.files import UNREADABLE, first_line
+from particles.run.arrays import read_growing, whole_lines
+from particles.run.folder import check_ordinary
 
 SAID = (
     *(

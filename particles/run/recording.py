@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from particles.data.damage import UNREADABLE, first_line
+from particles.files import UNREADABLE, first_line, replacing, settle
 from particles.flows.recording import Tape
-from particles.run.files import replacing, settle
 
 
 class Recording(Mapping[int, Tape]):

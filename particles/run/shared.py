@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from particles import shards
 from particles.flows.recording import Tape
-from particles.processes import Process, State
 from particles.run.folder import Folder
+from particles.run.process import Process, State
 from particles.run.store import Row, Store
 
 

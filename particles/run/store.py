@@ -10,7 +10,7 @@ from typing import Any
 
 from particles.cloud import Cloud
 from particles.flows.recording import Tape
-from particles.processes import Process, State
+from particles.run.process import Process, State
 
 Row = dict[str, float]
 

@@ -1,4 +1,4 @@
-"""What runs take of memory beside what was foretold (``particles/demand.py``): one process per run, its peak by the system's own account.
+"""What runs take of memory beside what was foretold (``particles/experiment/demand.py``): one process per run, its peak by the system's own account.
 
     python tests/benchmarks/demand.py [--cases 3]
 
@@ -51,18 +51,19 @@ def one(case: dict[str, object]) -> None:
     import numpy as np
     import torch
 
-    from particles import Key, demand, room, simulate
-    from particles.build import build
+    from particles import Key, simulate
+    from particles.experiment import demand, resources
+    from particles.experiment.build import build
+    from particles.experiment.specification import Specification
     from particles.metrics.summary import summarise
-    from particles.specification import Specification
 
     torch.set_num_threads(1)
     settings = dict(case)
     rows, dimension = int(settings.pop("n")), int(settings.pop("d", 2))  # type: ignore[call-overload]
     steps = int(settings.pop("steps", 1))  # type: ignore[call-overload]
     sizes = []
-    check = room.check_memory
-    room.check_memory = lambda spec, size: (sizes.append(size), check(spec, size))  # type: ignore[assignment]
+    check = resources.check_memory
+    resources.check_memory = lambda spec, size: (sizes.append(size), check(spec, size))  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.npy")
         np.save(path, np.random.default_rng(0).normal(size=(rows, dimension)).astype("f4"))

@@ -16,7 +16,7 @@ from measure import Row, ratio, spread, table, turns
 
 from particles import Cloud, Key
 from particles.data.toy import four_gaussians
-from particles.metrics.transport import hush
+from particles.pairwise.exact import hush
 from particles.potentials.kantorovich import ExactKantorovich
 
 

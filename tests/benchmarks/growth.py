@@ -26,8 +26,8 @@ from measure import Row, fitted, forget_peak, peak, seconds, table
 
 from particles import KL, Cloud, DenseNetwork, Euler, Evolve, GradientFlow, Key, NeuralPotential
 from particles.kernels import Distance
-from particles.pairwise import softmin_gradient
-from particles.run.allocator import keep_freed_memory
+from particles.machine import keep_freed_memory
+from particles.pairwise.sums import softmin_gradient
 
 Step = Callable[[], object]
 EPSILON = 1.0  # so large that every pair counts: below, far columns are left out in few dimensions

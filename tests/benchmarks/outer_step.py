@@ -29,7 +29,7 @@ from particles.data.toy import four_gaussians
 from particles.flows.base import Flow
 from particles.flows.captured import Captured
 from particles.flows.together import Together
-from particles.run.allocator import keep_freed_memory
+from particles.machine import keep_freed_memory
 
 WIDTHS, K, H, RATE = (32, 32, 32), 3, 0.5, 1e-3
 Row = dict[str, str | int]

@@ -22,9 +22,10 @@ import torch
 from measure import Row, ratio, spread, table, turns
 from torch import Tensor
 
-from particles import Key, lazy, tiles
+from particles import Key
 from particles.kernels import Distance, Radial, Squared
-from particles.pairwise import softmin, softmin_gradient
+from particles.pairwise import tiled
+from particles.pairwise.sums import softmin, softmin_gradient
 
 EPSILON, CHUNK = 0.1, 2**23
 FUNCTIONS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
@@ -67,8 +68,8 @@ def against_peers(n: int, dimensions: Sequence[int], count: int, keops: bool = T
             calls["whole"] = partial(plain, x, y, g, gradient, n)
             calls["chunked"] = partial(plain, x, y, g, gradient, max(1, CHUNK // n))
             times = turns(calls, count)
-            if lazy.broken:
-                raise SystemExit(f"KeOps does not work here: {lazy.broken[0]}")
+            if keops.broken:
+                raise SystemExit(f"KeOps does not work here: {keops.broken[0]}")
             row: Row = {"d": d, "what": what, "tiled, s": spread(times["tiled"])}
             row |= {"KeOps over it": ratio(times["keops"], times["tiled"])} if keops else {}
             row |= {"cdist, whole": ratio(times["whole"], times["tiled"])}
@@ -100,27 +101,27 @@ def left_out(sizes: Sequence[int], count: int) -> list[Row]:
 
 
 def without_cells(call: Callable[[], object]) -> None:
-    kept, tiles.CELLED = tiles.CELLED, 2**62
+    kept, tiled.CELLED = tiled.CELLED, 2**62
     try:
         call()
     finally:
-        tiles.CELLED = kept
+        tiled.CELLED = kept
 
 
 def share(call: Callable[[], object], n: int) -> float:
     """The share of all pairs that blocks are made of in a call."""
-    pairs, plainly = [0], tiles.Blocks.squares
+    pairs, plainly = [0], tiled.Blocks.squares
 
-    def squares(self: tiles.Blocks, rows: tiles.Side, columns: tiles.Side) -> tuple[Tensor, Tensor, tiles.Near]:
+    def squares(self: tiled.Blocks, rows: tiled.Side, columns: tiled.Side) -> tuple[Tensor, Tensor, tiled.Near]:
         found = plainly(self, rows, columns)
         pairs[0] += found[0].numel()
         return found
 
-    tiles.Blocks.squares = squares  # type: ignore[method-assign]
+    tiled.Blocks.squares = squares  # type: ignore[method-assign]
     try:
         call()
     finally:
-        tiles.Blocks.squares = plainly  # type: ignore[method-assign]
+        tiled.Blocks.squares = plainly  # type: ignore[method-assign]
     return pairs[0] / n**2
 
 

@@ -28,8 +28,8 @@ from torch import Tensor
 from particles import Cloud, Key
 from particles.cloud import mean_square
 from particles.data.toy import eight_gaussians
+from particles.machine import keep_freed_memory
 from particles.potentials.kantorovich import SinkhornKantorovich
-from particles.run.allocator import keep_freed_memory
 
 BLUR = 0.05
 SCALINGS = (0.5, 0.7, 0.9, 0.95, 0.98)

@@ -20,8 +20,8 @@ import torch
 
 from particles import KL, Cloud, Key
 from particles.data.toy import eight_gaussians
+from particles.machine import keep_freed_memory
 from particles.potentials.transport import TransportPotential
-from particles.run.allocator import keep_freed_memory
 
 EPSILON = 0.1
 

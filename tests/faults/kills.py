@@ -26,7 +26,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import torch  # noqa: E402
 from particles.cli import main  # noqa: E402
 
-from particles.run.files import read_growing, read_series  # noqa: E402
+from particles.run.arrays import read_growing, read_series  # noqa: E402
 
 SMALL = "--target moons -n 40 --target-size 60 --network 16,16 --holdout 20 --no-figure -q --checkpoint-every 7 --log-every 2 --metric-every 10"
 CASES = {

@@ -52,8 +52,8 @@ TESTS = {  # those that fail first come first
     "steppers/adams.py": STEPS,
     "steppers/adaptive.py": STEPS,
     "steppers/cfl.py": ("test_steppers.py",),
-    "steppers/planes.py": ("test_planes.py",),
-    "steppers/proximal.py": ("test_proximal.py", "test_closed_forms.py"),
+    "steppers/bundle.py": ("test_planes.py",),
+    "steppers/jko.py": ("test_proximal.py", "test_closed_forms.py"),
 }
 MEMORY = 8 * 2**30
 """Bytes of address space of a mutant, so that one that never ends does not fill the machine."""

@@ -27,10 +27,10 @@ with atheris.instrument_imports(include=["particles", "numpy.lib", "tomllib", "c
     import tomllib  # noqa: F401
     import zipfile  # noqa: F401
 
-    from particles.data.damage import UNREADABLE
     from particles.data.tables import read_frame, read_table
-    from particles.run.files import read_growing, read_series
-    from particles.specification import Specification
+    from particles.experiment.specification import Specification
+    from particles.files import UNREADABLE
+    from particles.run.arrays import read_growing, read_series
 
 logging.disable(logging.WARNING)
 FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))

@@ -1,0 +1,1 @@
+"""How good synthetic rows are: fidelity, copies, utility. The face is ``evaluate.evaluate``."""
