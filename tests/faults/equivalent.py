@@ -6,7 +6,7 @@ WHY = {
         "divergences.py: _Bracketed.marginal: 1 -> 2",
         "divergences.py: _Bracketed._drop: 1 -> 2 (3)",
         "divergences.py: _Bracketed._drop: 13 -> 14",
-        "steppers/cfl.py: cfl: 2000 -> 2001",
+        "steppers/base.py: cfl: 2000 -> 2001",
         "steppers/bundle.py: : 64 -> 65",
         "steppers/bundle.py: : 4096 -> 4097",
         "steppers/bundle.py: _balanced: 10 -> 11",

@@ -43,17 +43,16 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "particles"
-STEPS = ("test_steppers.py", "test_closed_forms.py")
+STEPS = ("steppers/test_steppers.py", "laws/test_closed_forms.py")
 TESTS = {  # those that fail first come first
-    "divergences.py": ("test_divergences.py", "test_closed_forms.py"),
+    "divergences.py": ("test_divergences.py", "laws/test_closed_forms.py"),
     "steppers/base.py": STEPS,
     "steppers/euler.py": STEPS,
     "steppers/runge_kutta.py": STEPS,
     "steppers/adams.py": STEPS,
     "steppers/adaptive.py": STEPS,
-    "steppers/cfl.py": ("test_steppers.py",),
-    "steppers/bundle.py": ("test_planes.py",),
-    "steppers/jko.py": ("test_proximal.py", "test_closed_forms.py"),
+    "steppers/bundle.py": ("steppers/test_bundle.py",),
+    "steppers/jko.py": ("steppers/test_jko.py", "laws/test_closed_forms.py"),
 }
 MEMORY = 8 * 2**30
 """Bytes of address space of a mutant, so that one that never ends does not fill the machine."""

@@ -12,7 +12,7 @@ from matplotlib.testing.compare import compare_images
 
 from particles import plot
 
-BASELINE = Path(__file__).parent / "baseline"
+BASELINE = Path(__file__).parents[1] / "baseline"
 TOLERANCE = 3.0
 """Root mean square difference, of 255: other versions of fonts stay below, a dot more does not in pictures as small as these."""
 
