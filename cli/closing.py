@@ -8,8 +8,6 @@ from typing import Any
 
 from particles.cli.options import say, spelt
 
-from particles.metrics.summary import QUALITY
-
 
 def close(
     folder: Path,
@@ -124,6 +122,8 @@ def _flow_lines(flow: dict[str, float]) -> list[str]:
 
 
 def _table(found: dict[str, Any]) -> str:
+    from particles.metrics.summary import QUALITY
+
     flow, data = found["flow_units"], found.get("data_units")
     lines = [f"{found['run']}: step {found['step']}, time {found['time']:g}, {found['particles']} particles"]
     bound = "unbounded" if found["lipschitz"] is None else f"{found['lipschitz']:g} / flow unit"

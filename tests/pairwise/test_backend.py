@@ -171,20 +171,20 @@ def test_a_budget_that_is_spent_ends_the_measurement():
 # Runs
 
 
-@pytest.mark.parametrize(("rule", "backend"), [(Rule(), "tiled"), (Rule(1.0, 100), "keops")])
-def test_a_run_settles_what_auto_is(home, monkeypatch, rule, backend):
+@pytest.mark.parametrize(("rule", "name"), [(Rule(), "tiled"), (Rule(1.0, 100), "keops")])
+def test_a_run_settles_what_auto_is(home, monkeypatch, rule, name):
     """It is in spec.toml, and a resumed run keeps it whatever the rule is then."""
     monkeypatch.setattr(keops, "broken", ["not here"])  # KeOps is chosen, and tiles do it
     backend.store({"cpu": rule})
     words = ["simulate", "--target", "moons", "--flow", "mmd", "-n", "20", "--output", str(home / "run"), "-q"]
     assert CliRunner().invoke(main, [*words, "--steps", "2"]).exit_code == 0
     spec = tomllib.loads((home / "run" / "spec.toml").read_text())
-    assert backend in (spec.get("backend"), spec.get("options", {}).get("backend"))
-    backend.store({"cpu": Rule() if backend == "keops" else Rule(1.0, 100)})
+    assert name in (spec.get("backend"), spec.get("options", {}).get("backend"))
+    backend.store({"cpu": Rule() if name == "keops" else Rule(1.0, 100)})
     resumed = CliRunner().invoke(main, ["simulate", "--resume", str(home / "run"), "--steps", "4", "-q"])
     assert resumed.exit_code == 0, resumed.output
     again = tomllib.loads((home / "run" / "spec.toml").read_text())
-    assert backend in (again.get("backend"), again.get("options", {}).get("backend"))
+    assert name in (again.get("backend"), again.get("options", {}).get("backend"))
 
 
 @pytest.mark.gpu
