@@ -11,6 +11,8 @@ from sklearn.covariance import LedoitWolf
 
 from particles import Diverged, Euler, Key, Proximal, Schema, nearest_ratio, read_table, w2
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 GENES = ROOT.parent / "shared/data/gene"
 

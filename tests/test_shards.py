@@ -16,6 +16,8 @@ import torch
 from particles import Cloud, Key, shards
 from particles.shards import Shard
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 WORLDS = (1, 2, 3)
 COMMAND = [sys.executable, "-m", "particles.cli", "simulate"]

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from particles.data.export import write
 from particles.data.tables import Schema, Table, read_frame, read_table
 
+pytestmark = pytest.mark.slow
+
 PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 

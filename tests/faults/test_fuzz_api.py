@@ -13,6 +13,8 @@ import particles as pt
 from particles.potentials.kernel import kale, mmd
 from particles.steppers import adaptive
 
+pytestmark = pytest.mark.slow
+
 NUMBER = st.one_of(
     st.sampled_from(
         [

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from particles.names import DIVERGENCES
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"rows.csv": {"u": 12, "v": 12}, "plain.csv": {None: 24}}
 
 

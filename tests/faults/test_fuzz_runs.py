@@ -28,6 +28,8 @@ from particles.names import (
     STEPPERS,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -26,6 +26,8 @@ from particles.names import (
     STEPPERS,
 )
 
+pytestmark = pytest.mark.slow
+
 FIELDS = {field.name: field for field in dataclasses.fields(Specification)}
 CHOICES = {
     "flow": FLOWS, "divergence": DIVERGENCES, "kernel": KERNELS, "stepper": STEPPERS, "activation": ACTIVATIONS,

@@ -12,6 +12,8 @@ from matplotlib.testing.compare import compare_images
 
 from particles import plot
 
+pytestmark = pytest.mark.slow
+
 BASELINE = Path(__file__).parents[1] / "baseline"
 TOLERANCE = 3.0
 """Root mean square difference, of 255: other versions of fonts stay below, a dot more does not in pictures as small as these."""

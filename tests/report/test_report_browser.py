@@ -16,6 +16,8 @@ from particles.cli import main
 from particles.report.page import report
 from particles.run.reader import Run
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 if importlib.util.find_spec("playwright") is None:
     pytest.skip("needs the Python package playwright: pip install -e '.[test]'", allow_module_level=True)

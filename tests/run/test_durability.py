@@ -26,6 +26,8 @@ from particles.run import lock
 from particles.run.arrays import GrowingArray, read_growing, read_series, whole_lines
 from particles.run.lock import Locked, locked
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *("--target", "moons", "-n", "20", "--target-size", "30", "--network", "8,8", "--no-figure", "-q"),
     *("--checkpoint-every", "4", "--log-every", "1"),
