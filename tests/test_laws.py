@@ -53,10 +53,21 @@ FLOW_SETTINGS = {
 
 OTHERS = [name for name in STEPPERS if name != "euler"]
 """The steppers that are not crossed with every flow and divergence, but with a few that are unlike each other."""
-STEPPERS_AND_DIVERGENCES = [*itertools.product(["euler"], DIVERGENCES), *itertools.product(OTHERS, ["kl"])]
+FAST = {"euler", "heun", "kl", "lipschitz", "transport", "w2", "mmd"}
+"""Four flows, two steppers and a divergence: a row with another one is slow."""
+
+
+def row(*names):
+    return pytest.param(*names, id="-".join(names), marks=[] if FAST.issuperset(names) else pytest.mark.slow)
+
+
+STEPPERS_AND_DIVERGENCES = [
+    *itertools.starmap(row, itertools.product(["euler"], DIVERGENCES)),
+    *itertools.starmap(row, itertools.product(OTHERS, ["kl"])),
+]
 STEPPERS_AND_FLOWS = [
-    *itertools.product(["euler"], FLOW_SETTINGS),
-    *itertools.product(OTHERS, ["lipschitz", "transport", "w2"]),
+    *itertools.starmap(row, itertools.product(["euler"], FLOW_SETTINGS)),
+    *itertools.starmap(row, itertools.product(OTHERS, ["lipschitz", "transport", "w2"])),
 ]
 REACH = {"ab2": 2, "ab3": 11 / 3, "ab4": 20 / 3}
 """How many times as fast as the fastest velocity a step may be, where some weights of velocities are negative."""
@@ -133,10 +144,11 @@ def test_every_flow_is_under_the_laws():
     assert {settings["flow"] for settings in FLOW_SETTINGS.values()} == set(FLOWS)
 
 
-@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+@pytest.mark.parametrize("flow", [row(name) for name in FLOW_SETTINGS])
 @pytest.mark.parametrize("label", [None, "target"])
 def test_any_flow_has_the_same_bits(flow, label):
     """The same seed gives the same particles; they move; nothing with a bound is faster than it."""
+    flow = FLOW_SETTINGS[flow]
     skip_if_refused(flow, label)
     settings = SMALL | {"target": "wine", "label": label, "particles": 30, "lipschitz": 0.3} | flow
     ends, rows = [], []
@@ -156,9 +168,10 @@ def test_any_flow_has_the_same_bits(flow, label):
         assert max(row.get("max_speed", 0) for row in rows[0]) == pytest.approx(0.3 / 0.2, rel=1e-4)
 
 
-@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+@pytest.mark.parametrize("flow", [row(name) for name in FLOW_SETTINGS])
 def test_who_looks_changes_no_flow(tmp_path, flow):
     """Whatever is logged, measured, saved and recorded on the way, the particles are the same bits."""
+    flow = FLOW_SETTINGS[flow]
     seldom = build(Specification(**SMALL | flow | {"steps": 6, "log_every": 6, "metric_every": 6}))
     often = {"log_every": 1, "snapshot_every": 1, "metric_every": 1, "checkpoint_every": 1, "metric_size": 7}
     recorded = {"record": True} if flow["flow"] != "proximal" else {}
@@ -167,9 +180,10 @@ def test_who_looks_changes_no_flow(tmp_path, flow):
     assert torch.equal(end.x, watched.cloud.x)
 
 
-@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+@pytest.mark.parametrize("flow", [row(name) for name in FLOW_SETTINGS])
 @pytest.mark.parametrize("label", [None, "target"])
 def test_carried_particles_influence_no_flow(flow, label):
+    flow = FLOW_SETTINGS[flow]
     if flow.get("solver") == "plan":
         pytest.skip("the plan carries nothing")
     skip_if_refused(flow, label)
@@ -181,8 +195,9 @@ def test_carried_particles_influence_no_flow(flow, label):
     assert float((b.riders.x - among.process.source.riders.x).norm(dim=1).min()) > 0
 
 
-@pytest.mark.parametrize("flow", FLOW_SETTINGS.values(), ids=list(FLOW_SETTINGS))
+@pytest.mark.parametrize("flow", [row(name) for name in FLOW_SETTINGS])
 def test_carried_particles_go_where_particles_go_in_any_flow(flow):
+    flow = FLOW_SETTINGS[flow]
     if "noise" in flow or "minibatch" in flow or flow.get("solver") == "plan":
         pytest.skip("riders draw their own noise, and move with every minibatch; the plan carries none")
     simulation = build(Specification(**SMALL | flow))
@@ -192,7 +207,7 @@ def test_carried_particles_go_where_particles_go_in_any_flow(flow):
     torch.testing.assert_close(end.riders.x, end.active.x[:4], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("stepper", list(STEPPERS))
+@pytest.mark.parametrize("stepper", [row(name) for name in STEPPERS])
 @pytest.mark.parametrize("label", [None, "target"])
 def test_carried_particles_influence_nothing(tmp_path, stepper, label):
     settings = {"stepper": stepper, "target": "iris", "label": label, "batch_size": 10}
@@ -205,7 +220,7 @@ def test_carried_particles_influence_nothing(tmp_path, stepper, label):
     assert float(moved.norm(dim=1).min()) > 0
 
 
-@pytest.mark.parametrize("stepper", list(STEPPERS))
+@pytest.mark.parametrize("stepper", [row(name) for name in STEPPERS])
 def test_carried_particles_go_where_particles_go(stepper):
     """A rider that starts where a particle starts stays with it."""
     simulation = build(Specification(**SMALL, stepper=stepper))

@@ -37,6 +37,8 @@ from particles import (
 from particles.networks.lipschitz import slope_penalty
 from particles.potentials.base import Potential
 
+pytestmark = pytest.mark.slow
+
 KEY = Key.of(0)
 SMOOTH = [KL(), ReverseKL(), JensenShannon(), Alpha(2.0)]
 EVERY = [*SMOOTH, W1()]

@@ -43,6 +43,8 @@ from particles.proximal.training import Train
 from particles.run.process import Evolve
 from particles.run.store import RunError
 
+pytestmark = pytest.mark.slow
+
 BAD = 6
 """The step into which something is put that is no number."""
 MOVED = [flow for flow in FLOW_SETTINGS if FLOW_SETTINGS[flow]["flow"] != "proximal"]

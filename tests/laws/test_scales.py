@@ -21,6 +21,8 @@ from particles.proximal.network import TimedNetwork
 from particles.run.process import Evolve
 from particles.steppers.euler import Euler
 
+pytestmark = pytest.mark.slow
+
 TARGET = normal(24, 3, "target").numpy() @ np.array([[1, 0.5, 0], [0, 1, 0.3], [0, 0, 1]])
 SOURCE = 0.7 * normal(16, 3, "source").numpy() + 1
 SMALL = {"network": (8, 8), "inner_steps": 2, "holdout": 0, "steps": 5, "log_every": 1, "metric_every": 5}

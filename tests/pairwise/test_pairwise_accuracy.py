@@ -10,6 +10,8 @@ from particles.kernels import Distance, Gaussian, Huber, Squared
 from particles.pairwise import cached, pruning, tiled
 from particles.pairwise.sums import Pairs, kernel_product, softmin, softmin_gradient
 
+pytestmark = pytest.mark.slow
+
 UNIT = 2.0**-24
 """The rounding of a number in float32."""
 COSTS = [Distance(2.0), Squared(), Huber(2.0, 0.5)]
